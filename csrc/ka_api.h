@@ -1,0 +1,316 @@
+/* kafka_async: the contract between the native core and Python.
+ *
+ * This file is read unmodified by the C compiler (through ka.h) and by cffi, so it
+ * holds no preprocessor line and no attribute. What Python can do is what stands here.
+ *
+ * Names.      ka_wait_*: may wait, so it releases the GIL. Every other ka_*: a leaf; it keeps
+ *             the GIL, is bounded, and waits for nothing that a thread could hold while it
+ *             wants the GIL. The prelude ka_cffi.h makes the choice from the name.
+ * Returns.    KA_OK or a negative KA_* code; counts share the return and are >= 0.
+ * Ownership.  borrowed: the caller keeps it, valid for the call. copied: the callee made its
+ *             own. owned: whoever receives it frees it with the function named.
+ * Time.       timeout_us and friends are microseconds; negative waits without limit, 0 never.
+ * Threads.    Every call may be made from any thread unless it says otherwise.
+ * Fork.       In a child process, calls on an object made by the parent return KA_FORKED and
+ *             the *_release calls do nothing: the threads behind it exist only in the parent.
+ */
+
+enum {
+    KA_OK = 0,
+    KA_TIMEOUT = -1,     /* the time given is over */
+    KA_INTERRUPTED = -2, /* a signal reached the waiting thread */
+    KA_FULL = -3,        /* a bound on messages or bytes is reached */
+    KA_CLOSED = -4,      /* the object is closing or closed */
+    KA_FORKED = -5,      /* the object belongs to the parent process */
+    KA_NOMEM = -6,       /* out of memory */
+    KA_TOO_LARGE = -7,   /* the message can never be accepted */
+    KA_INVALID = -8,     /* an argument is out of range */
+    KA_EMPTY = -9,       /* nothing there */
+    KA_BUSY = -10,       /* another thread is polling */
+    KA_FAILED = -11      /* see the ka_error */
+};
+
+enum { KA_PRODUCER = 0, KA_CONSUMER = 1 };
+
+/* Partition values beside real ones. */
+enum { KA_PARTITION_ANY = -1 };
+
+/* Offsets with a meaning of their own; the values are Kafka's and librdkafka's. */
+enum {
+    KA_OFFSET_BEGINNING = -2,
+    KA_OFFSET_END = -1,
+    KA_OFFSET_STORED = -1000,
+    KA_OFFSET_NONE = -1001
+};
+
+/* Message.timestamp_type */
+enum { KA_TIMESTAMP_NONE = 0, KA_TIMESTAMP_CREATE = 1, KA_TIMESTAMP_APPEND = 2 };
+
+/* ---------------------------------------------------------------- errors (ka_err.c) */
+
+/* An error of Kafka or librdkafka; texts are NUL-terminated UTF-8. */
+typedef struct {
+    int32_t code;      /* librdkafka's rd_kafka_resp_err_t: > 0 the broker's, < 0 local */
+    int32_t retriable; /* 1: the same call may succeed later */
+    int32_t fatal;     /* 1: the object is of no further use */
+    char name[64];     /* e.g. "_MSG_TIMED_OUT" */
+    char text[512];
+} ka_error;
+
+/* Fill *err with what is known of a code. */
+void ka_error_describe(int32_t code, ka_error *err);
+
+/* librdkafka's version as linked, e.g. "2.0.2"; static storage. */
+const char *ka_librdkafka_version(void);
+/* The same as a number, 0xMMmmrrpp, as linked and as compiled against. */
+int32_t ka_librdkafka_version_linked(void);
+int32_t ka_librdkafka_version_compiled(void);
+
+/* ---------------------------------------------------------------- configuration (ka_conf.c) */
+
+typedef struct ka_conf ka_conf;
+
+/* A new configuration with librdkafka's defaults. Owned: ka_conf_free(). NULL: no memory. */
+ka_conf *ka_conf_new(void);
+
+/* Set one property; name and value are copied. KA_EMPTY: there is no such property. KA_FAILED:
+ * it refuses the value. The text says why, and may quote the value. */
+int ka_conf_set(ka_conf *conf, const char *name, const char *value, ka_error *err);
+
+/* Copy a property's value to buf. Returns its length without the NUL (>= size: truncated), or
+ * KA_EMPTY when the property is unknown or unset. */
+int64_t ka_conf_get(const ka_conf *conf, const char *name, char *buf, int64_t size);
+
+/* Copy librdkafka's own table of properties to buf as text. Returns its length, which may be
+ * more than size. KA_NOMEM. */
+int64_t ka_conf_properties(char *buf, int64_t size);
+
+void ka_conf_free(ka_conf *conf);
+
+/* ---------------------------------------------------------------- latencies (ka_hist.c) */
+
+/* Seconds, within 1.6 % of the true value; all 0 when count is 0. */
+typedef struct {
+    int64_t count;
+    double mean, p50, p90, p99, p999, max;
+} ka_latency;
+
+/* ---------------------------------------------------------------- producer (ka_producer.c) */
+
+typedef struct ka_producer ka_producer;
+
+typedef struct {
+    int64_t queue_messages; /* bound on messages from acceptance to outcome, 1 .. 10,000,000 */
+    int64_t queue_bytes;    /* bound on key + value + headers of them, 1 .. 2^38 - 1 */
+    int32_t log;            /* 1: librdkafka's lines go to the log ring */
+} ka_producer_options;
+
+typedef struct {
+    int64_t accepted, delivered, failed, purged; /* messages since open */
+    int64_t outstanding, outstanding_bytes;      /* accepted, no outcome yet */
+    ka_latency send;                             /* time inside ka_producer_send* */
+    ka_latency ack;                              /* acceptance to delivery */
+} ka_producer_stats;
+
+/* One message that failed. Owned by the receiver: ka_failure_free(). Null pointers: no such part. */
+typedef struct ka_failure ka_failure;
+struct ka_failure {
+    ka_failure *next; /* the core's own */
+    ka_error error;
+    const char *topic;
+    int32_t partition; /* KA_PARTITION_ANY: never assigned */
+    double latency_s;  /* acceptance to failure */
+    const char *value, *key, *headers;
+    int64_t value_len, key_len, headers_len;
+};
+
+/* Start a producer: librdkafka's threads and one worker. Takes conf over on success only.
+ * NULL: *err says why. May load certificates from files, so it may wait. */
+ka_producer *ka_wait_producer_open(ka_conf *conf, const ka_producer_options *options,
+                                   ka_error *err);
+
+/* A number for a topic's name (copied), the same for the same name. KA_NOMEM, KA_FORKED. */
+int32_t ka_producer_topic(ka_producer *p, const char *name);
+
+/* Accept a message: value is copied, and the call never waits. value NULL: a tombstone.
+ * KA_FULL, KA_TOO_LARGE, KA_CLOSED, KA_FORKED: nothing was queued. */
+int ka_producer_send(ka_producer *p, int32_t topic, const char *value, int64_t value_len);
+
+/* The same with everything a record can carry. key NULL: none. timestamp_ms < 0: the time of the call.
+ * headers: a block of (uint32 name length, uint32 value length or UINT32_MAX for none, name,
+ * value) in native byte order, copied. KA_INVALID: a partition below KA_PARTITION_ANY, a
+ * malformed header block, no topic of that number. */
+int ka_producer_send_record(ka_producer *p, int32_t topic, int32_t partition, int64_t timestamp_ms,
+                            const char *value, int64_t value_len, const char *key, int64_t key_len,
+                            const char *headers, int64_t headers_len);
+
+/* Wait until a message of so many bytes could be accepted. KA_TIMEOUT, KA_INTERRUPTED,
+ * KA_CLOSED, KA_FORKED. */
+int ka_wait_producer_room(ka_producer *p, int64_t bytes, int64_t timeout_us);
+
+/* Ask for the outcome of everything accepted so far, ignoring linger. Returns a ticket > 0 for
+ * ka_wait_producer_flush(), or KA_OK when there is nothing to wait for. KA_CLOSED, KA_FORKED. */
+int64_t ka_producer_flush(ka_producer *p);
+
+/* Wait for a ticket. KA_TIMEOUT, KA_INTERRUPTED, KA_CLOSED (stopped meanwhile), KA_FORKED.
+ * A ticket needs no giving back. */
+int ka_wait_producer_flush(ka_producer *p, int64_t ticket, int64_t timeout_us);
+
+/* One consistent snapshot. */
+int ka_producer_metrics(ka_producer *p, ka_producer_stats *stats);
+
+/* How many failures nobody was told of yet; told: sets that number to 0. */
+int64_t ka_producer_unreported(ka_producer *p, int told);
+
+/* The oldest kept failure, owned by the caller, or NULL. The core keeps at most 1,000
+ * messages and 4 MiB of them. */
+ka_failure *ka_producer_failure(ka_producer *p);
+void ka_failure_free(ka_failure *failure);
+
+/* Begin to close: refuses new messages, and after timeout_us purges what has no outcome yet.
+ * The worker does it all; ka_wait_producer_closed() waits for it. KA_CLOSED: was closing. */
+int ka_producer_close(ka_producer *p, int64_t timeout_us);
+
+/* Wait until every message has its outcome and the producer is closed. Returns how many were
+ * purged by closing. KA_TIMEOUT, KA_INTERRUPTED, KA_FORKED. */
+int64_t ka_wait_producer_closed(ka_producer *p, int64_t timeout_us);
+
+/* Give the object back; it must not be used again. If it is open, closes it with a limit of
+ * 5 s in the background. */
+void ka_producer_release(ka_producer *p);
+
+/* ---------------------------------------------------------------- consumer (ka_consumer.c) */
+
+typedef struct ka_consumer ka_consumer;
+
+typedef struct {
+    int64_t prefetch_messages; /* bounds on what our own ring holds */
+    int64_t prefetch_bytes;
+    int32_t log;
+    int32_t group;          /* 1: conf has the application's own group.id */
+    int32_t store_offsets;  /* 1: processed messages are stored for auto-commit */
+    int64_t default_offset; /* where a partition without an offset begins when there is no group */
+} ka_consumer_options;
+
+/* A block of messages, filled by ka_consumer_take() and read by Python as memory. It belongs to
+ * the consumer. Row i describes message i; *_at and *_end are places in [base, base + size),
+ * -1 for a part that is not there. handed and generation are the two words that both sides
+ * see at any time: see "The block" in ka_consumer.c. */
+enum { KA_BLOCK = 256 };
+enum { KA_HAS_KEYS = 1, KA_HAS_NULLS = 2, KA_HAS_HEADERS = 4 };
+typedef struct {
+    int64_t handed;     /* Python: how many of the block it has handed out */
+    int64_t generation; /* core: changes when the rest of the block may be stale */
+    int64_t count;
+    int64_t flags; /* KA_HAS_*: some row has it */
+    const char *base;
+    int64_t size;
+    int64_t topic[256], partition[256], offset[256];
+    int64_t timestamp_ms[256], timestamp_type[256];
+    int64_t value_at[256], value_end[256];
+    int64_t key_at[256], key_end[256];
+    int64_t headers_at[256], headers_end[256];
+} ka_block;
+
+typedef struct {
+    int64_t received, handed_out, purged; /* messages since open */
+    int64_t prefetched, prefetched_bytes; /* in our ring now */
+    ka_latency age;                       /* record timestamp to the block that hands it out */
+} ka_consumer_stats;
+
+/* One partition in a call. topic is borrowed. */
+typedef struct {
+    const char *topic;
+    int32_t partition;
+    int64_t offset;
+} ka_partition;
+
+/* Start a consumer: librdkafka's threads and one worker. Takes conf over on success only. */
+ka_consumer *ka_wait_consumer_open(ka_conf *conf, const ka_consumer_options *options,
+                                   ka_error *err);
+
+/* The consumer's block; valid until ka_consumer_release(). */
+ka_block *ka_consumer_block(ka_consumer *c);
+
+/* Something asked of the consumer's worker. Owned: ka_command_release(), which may be called before
+ * it is done: then it ends in the background. */
+typedef struct ka_command ka_command;
+
+/* Wait for the answer: KA_OK, KA_FAILED and *err, KA_CLOSED, KA_FORKED; or KA_TIMEOUT,
+ * KA_INTERRUPTED: not answered yet. */
+int ka_wait_command(ka_command *command, int64_t timeout_us, ka_error *err);
+void ka_command_release(ka_command *command);
+
+/* Read these topics, replacing what was read before; none: nothing. With a group: a
+ * subscription (a name that begins with ^ is a regular expression). Without: every partition
+ * of them. Names are copied. NULL: no memory. */
+ka_command *ka_consumer_subscribe(ka_consumer *c, const char *const *topics, int64_t count);
+
+/* Read exactly these partitions from these offsets, replacing what was read before. */
+ka_command *ka_consumer_assign(ka_consumer *c, const ka_partition *partitions, int64_t count);
+
+/* Fill out with up to size assigned partitions (offset: our position, or KA_OFFSET_NONE; topic
+ * lives as long as the consumer). Returns how many there are. */
+int64_t ka_consumer_assignment(ka_consumer *c, ka_partition *out, int64_t size);
+
+/* The polling thread's own call: everything handed out so far is processed; fill the block
+ * with what comes next. Returns how many messages (0: none there), KA_FAILED with an error
+ * event in *err and *where (its topic lives as long as the consumer, NULL: no partition),
+ * KA_BUSY, KA_CLOSED, KA_FORKED. */
+int64_t ka_consumer_take(ka_consumer *c, ka_error *err, ka_partition *where);
+
+/* Wait until ka_consumer_take() would return something. KA_TIMEOUT, KA_INTERRUPTED, KA_BUSY,
+ * KA_CLOSED, KA_FORKED. */
+int ka_wait_consumer_ready(ka_consumer *c, int64_t timeout_us);
+
+/* The name behind a block's topic number; lives as long as the consumer. */
+const char *ka_consumer_topic_name(ka_consumer *c, int64_t number);
+
+int ka_consumer_metrics(ka_consumer *c, ka_consumer_stats *stats);
+
+/* Begin to close: the worker stores what was processed (store_last: the message in hand too),
+ * commits, and leaves the group. KA_CLOSED: was closing. */
+int ka_consumer_close(ka_consumer *c, int store_last);
+
+/* Wait for the end of closing. KA_TIMEOUT, KA_INTERRUPTED, KA_FORKED. */
+int ka_wait_consumer_closed(ka_consumer *c, int64_t timeout_us);
+
+/* Give the object back; if it is open, closes it in the background. */
+void ka_consumer_release(ka_consumer *c);
+
+/* ---------------------------------------------------------------- logs (ka_log.c) */
+
+typedef struct {
+    int32_t level; /* syslog's: 0 emergency .. 7 debug */
+    char name[128];
+    char text[1024];
+} ka_log_line;
+
+/* Take the oldest line of librdkafka's log, of all objects of this process. KA_EMPTY. */
+int ka_log_next(ka_log_line *line);
+/* How many lines were lost because the ring was full; sets that number to 0. */
+int64_t ka_log_lost(void);
+/* Wait for a line. KA_TIMEOUT, KA_INTERRUPTED, KA_CLOSED after ka_log_close(). */
+int ka_wait_log(int64_t timeout_us);
+/* End every present and future ka_wait_log(), until ka_log_open(). */
+void ka_log_close(void);
+void ka_log_open(void);
+
+/* ---------------------------------------------------------------- process (ka_worker.c) */
+
+/* Wait until no native worker of this process is left. KA_TIMEOUT, KA_INTERRUPTED. */
+int ka_wait_workers(int64_t timeout_us);
+
+/* How many messages were purged by closing producers that had been given back. */
+int64_t ka_lost_messages(void);
+
+/* ---------------------------------------------------------------- embedded cluster (ka_mock.c) */
+
+typedef struct ka_mock ka_mock;
+
+/* Start librdkafka's in-process mock cluster. Owned: ka_wait_mock_close(). */
+ka_mock *ka_wait_mock_open(int32_t brokers, ka_error *err);
+/* host:port,host:port; lives as long as the cluster. */
+const char *ka_mock_bootstrap_servers(const ka_mock *mock);
+int ka_wait_mock_create_topic(ka_mock *mock, const char *name, int32_t partitions, ka_error *err);
+void ka_wait_mock_close(ka_mock *mock);

@@ -1,0 +1,222 @@
+/* The polling thread's side of the consumer: from the ring to the rows of a block. */
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "ka_consumer.h"
+
+_Static_assert(sizeof((ka_block *)0)->topic / sizeof(int64_t) == KA_BLOCK, "rows of a block");
+
+static int is_current(const partition *p, int64_t generation)
+{
+    return p->assigned && p->generation == generation;
+}
+
+void kai_block_settle(ka_consumer *c, int all)
+{
+    int64_t handed = word_load(&c->block.handed);
+    int64_t done = all ? handed : handed - 1;
+
+    for (; c->positioned < handed; c->positioned++) {
+        partition *p = (partition *)(uintptr_t)c->row_partition[c->positioned];
+        if (p->generation == c->row_generation[c->positioned])
+            p->position = c->block.offset[c->positioned] + 1;
+    }
+    for (; c->processed < done; c->processed++) {
+        partition *p = (partition *)(uintptr_t)c->row_partition[c->processed];
+        if (p->generation == c->row_generation[c->processed])
+            p->processed = c->block.offset[c->processed] + 1;
+    }
+}
+
+/* Give the ring back up to pos; returns how many messages that were. */
+static int64_t release_to(ka_consumer *c, uint64_t pos)
+{
+    uint64_t at = kai_ring_head(&c->ring);
+    int64_t messages = 0, bytes = 0;
+    entry *e;
+
+    if (at == pos)
+        return 0;
+    while (at < pos && (e = kai_ring_next(&c->ring, &at))) {
+        if (e->errored)
+            continue;
+        messages++;
+        bytes += kai_entry_bytes(e);
+        free(e->external);
+    }
+    kai_ring_release(&c->ring, pos);
+    atomic_fetch_sub(&c->held_messages, messages);
+    atomic_fetch_sub(&c->held_bytes, bytes);
+    return messages;
+}
+
+static void set_part(int64_t *at, int64_t *end, int64_t *begin, uint32_t len)
+{
+    *at = len == KAI_NONE ? -1 : *begin;
+    *begin += kai_part_len(len);
+    *end = len == KAI_NONE ? -1 : *begin;
+}
+
+/* Timestamps are whatever a producer wrote. */
+static void add_age(ka_consumer *c, int64_t wall_ms, int64_t timestamp_ms)
+{
+    int64_t ms, ns;
+
+    if (!__builtin_sub_overflow(wall_ms, timestamp_ms, &ms) &&
+        !__builtin_mul_overflow(ms, (int64_t)1000000, &ns))
+        kai_hist_add(&c->age, ns);
+}
+
+static void fill_row(ka_consumer *c, const entry *e, int64_t wall_ms)
+{
+    ka_block *b = &c->block;
+    int64_t i = b->count++, at = e->external ? 0 : (const char *)(e + 1) - b->base;
+
+    c->row_partition[i] = e->partition;
+    c->row_generation[i] = e->generation;
+    b->topic[i] = e->partition->topic_number; // NOLINT(*.NullDereference): only events have none
+    b->partition[i] = e->partition->number;
+    b->offset[i] = e->offset;
+    b->timestamp_ms[i] = e->timestamp_ms;
+    b->timestamp_type[i] = e->timestamp_type;
+    set_part(&b->value_at[i], &b->value_end[i], &at, e->value_len);
+    set_part(&b->key_at[i], &b->key_end[i], &at, e->key_len);
+    set_part(&b->headers_at[i], &b->headers_end[i], &at,
+             e->headers_len ? e->headers_len : KAI_NONE);
+    b->flags |= (e->value_len == KAI_NONE ? KA_HAS_NULLS : 0) |
+                (e->key_len == KAI_NONE ? 0 : KA_HAS_KEYS) | (e->headers_len ? KA_HAS_HEADERS : 0);
+    if (e->timestamp_type != KA_TIMESTAMP_NONE)
+        add_age(c, wall_ms, e->timestamp_ms);
+}
+
+static int64_t wall_ms(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+/* Describe what comes next. KA_FAILED: an event is next, and is used up. */
+static int64_t fill(ka_consumer *c, ka_error *err, ka_partition *where)
+{
+    ka_block *b = &c->block;
+    int64_t now = wall_ms();
+    uint64_t at = c->block_end;
+    entry *e;
+
+    b->base = c->ring.memory;
+    b->size = (int64_t)c->ring.capacity;
+    while (b->count < KA_BLOCK && (e = kai_ring_next(&c->ring, &at))) {
+        int stale = e->partition && !is_current(e->partition, e->generation);
+
+        if (!stale && b->count && (e->errored || e->external))
+            break; /* such an entry stands alone */
+        c->block_end = at;
+        if (stale)
+            continue;
+        if (e->errored) {
+            atomic_fetch_sub(&c->held_events, 1);
+            memcpy(err, e + 1, sizeof *err);
+            *where = (ka_partition){.offset = e->offset};
+            if (e->partition) {
+                where->topic = e->partition->topic;
+                where->partition = e->partition->number;
+            }
+            return KA_FAILED;
+        }
+        if (e->external) {
+            b->base = e->external;
+            b->size = kai_entry_bytes(e);
+        }
+        fill_row(c, e, now);
+        c->row_end[b->count - 1] = at;
+        if (e->external)
+            break;
+    }
+    return b->count;
+}
+
+static int64_t take(ka_consumer *c, ka_error *err, ka_partition *where)
+{
+    int64_t handed = word_load(&c->block.handed), released;
+    uint64_t pos = handed == c->block.count ? c->block_end
+                   : handed                 ? c->row_end[handed - 1]
+                                            : c->block_start;
+
+    kai_block_settle(c, 1);
+    released = release_to(c, pos);
+    c->handed_out += handed;
+    c->purged += released - handed;
+    c->block_start = c->block_end = kai_ring_head(&c->ring);
+    c->block.count = c->block.flags = 0;
+    c->positioned = c->processed = 0;
+    word_store(&c->block.handed, 0);
+    return fill(c, err, where);
+}
+
+ka_block *ka_consumer_block(ka_consumer *c)
+{
+    return &c->block;
+}
+
+int64_t ka_consumer_take(ka_consumer *c, ka_error *err, ka_partition *where)
+{
+    int wanted_room, progressed;
+    int64_t n;
+
+    if (kai_consumer_is_foreign(c))
+        return KA_FORKED;
+    if (atomic_exchange(&c->polling, 1))
+        return KA_BUSY;
+    pthread_mutex_lock(&c->lock);
+    n = atomic_load(&c->state) == OPEN ? take(c, err, where) : KA_CLOSED;
+    pthread_mutex_unlock(&c->lock);
+    atomic_store(&c->polling, 0);
+    /* The worker sets want_room, then looks at held_*; this side gave room, then looks at
+     * want_room: all of them seq_cst, so one of the two sees the other. */
+    wanted_room = atomic_load(&c->want_room) && atomic_exchange(&c->want_room, 0);
+    progressed = n > 0 && c->options.store_offsets && !atomic_exchange(&c->unstored, 1);
+    if (wanted_room || progressed)
+        kai_wake_notify(&c->worker.wake);
+    return n;
+}
+
+static int is_ready(ka_consumer *c)
+{
+    uint64_t at = c->block_end; /* only the polling thread changes it */
+
+    return kai_ring_next(&c->ring, &at) != NULL;
+}
+
+/* KA_EMPTY: go on sleeping. slept: how the last sleep ended. */
+static int check_ready(ka_consumer *c, int slept)
+{
+    if (atomic_load(&c->state) != OPEN)
+        return KA_CLOSED;
+    if (is_ready(c))
+        return KA_OK;
+    return slept == KA_OK ? KA_EMPTY : slept;
+}
+
+int ka_wait_consumer_ready(ka_consumer *c, int64_t timeout_us)
+{
+    int64_t deadline = kai_deadline_ns(timeout_us);
+    int slept = timeout_us == 0 ? KA_TIMEOUT : KA_OK, result;
+
+    if (kai_consumer_is_foreign(c))
+        return KA_FORKED;
+    if (atomic_exchange(&c->polling, 1))
+        return KA_BUSY;
+    for (;;) {
+        uint32_t key = kai_wake_prepare(&c->ready);
+
+        if ((result = check_ready(c, slept)) != KA_EMPTY)
+            break;
+        slept = kai_wake_sleep(&c->ready, key, deadline);
+    }
+    kai_wake_cancel(&c->ready);
+    atomic_store(&c->polling, 0);
+    return result;
+}

@@ -1,0 +1,20 @@
+/* librdkafka's configuration object with our handling of errors. */
+#ifndef KA_CONF_H
+#define KA_CONF_H
+
+#include <librdkafka/rdkafka.h>
+
+#include "ka.h"
+
+struct ka_conf {
+    rd_kafka_conf_t *rd;
+};
+
+/* A numeric property, or fallback when it is unset. */
+int64_t kai_conf_number(const ka_conf *conf, const char *name, int64_t fallback);
+
+/* Make a client of a copy of conf; conf itself is freed on success. NULL: *err says why. */
+rd_kafka_t *kai_conf_create(ka_conf *conf, rd_kafka_type_t type, void *opaque, int log,
+                            ka_error *err);
+
+#endif

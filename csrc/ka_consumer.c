@@ -1,0 +1,249 @@
+/* The consumer: open it, and what callers do beside polling. */
+#include "ka_consumer.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <syslog.h>
+
+#include "ka_conf.h"
+#include "ka_err.h"
+#include "ka_log.h"
+
+void *kai_must(void *memory)
+{
+    if (!memory)
+        abort();
+    return memory;
+}
+
+void kai_consumer_log(ka_consumer *c, int level, const char *facility, const char *text)
+{
+    if (c->options.log)
+        kai_log_put(c->rk, level, facility, text);
+}
+
+void kai_consumer_log_error(ka_consumer *c, const char *facility, rd_kafka_error_t *error)
+{
+    if (error)
+        kai_consumer_log(c, LOG_ERR, facility, rd_kafka_error_string(error));
+    rd_kafka_error_destroy(error);
+}
+
+const char *ka_consumer_topic_name(ka_consumer *c, int64_t number)
+{
+    const char *name;
+
+    pthread_mutex_lock(&c->lock);
+    name = c->topics[number]->name;
+    pthread_mutex_unlock(&c->lock);
+    return name;
+}
+
+int64_t ka_consumer_assignment(ka_consumer *c, ka_partition *out, int64_t size)
+{
+    int64_t n = 0;
+
+    if (kai_consumer_is_foreign(c))
+        return KA_FORKED;
+    pthread_mutex_lock(&c->lock);
+    kai_block_settle(c, 0);
+    for (int64_t t = 0; t < c->topic_count; t++)
+        for (int32_t i = 0; i < c->topics[t]->size; i++) {
+            const partition *p = c->topics[t]->partitions[i];
+            if (!p || !p->assigned)
+                continue;
+            if (n < size)
+                out[n] = (ka_partition){p->topic, p->number, p->position};
+            n++;
+        }
+    pthread_mutex_unlock(&c->lock);
+    return n;
+}
+
+int ka_consumer_metrics(ka_consumer *c, ka_consumer_stats *stats)
+{
+    if (kai_consumer_is_foreign(c))
+        return KA_FORKED;
+    pthread_mutex_lock(&c->lock);
+    stats->handed_out = c->handed_out + word_load(&c->block.handed);
+    stats->purged = c->purged;
+    pthread_mutex_unlock(&c->lock);
+    stats->received = atomic_load(&c->received);
+    stats->prefetched_bytes = atomic_load(&c->held_bytes);
+    if (atomic_load(&c->state) == CLOSED_DOWN) { /* what was still held will not be handed out */
+        stats->purged = stats->received - stats->handed_out;
+        stats->prefetched_bytes = 0;
+    }
+    stats->prefetched = stats->received - stats->handed_out - stats->purged;
+    kai_hist_summary(&c->age, &stats->age);
+    return KA_OK;
+}
+
+int ka_consumer_close(ka_consumer *c, int store_last)
+{
+    int open;
+
+    if (kai_consumer_is_foreign(c))
+        return KA_FORKED;
+    pthread_mutex_lock(&c->lock); /* so that no command is queued behind the worker's last look */
+    open = atomic_load(&c->state) == OPEN;
+    if (open) {
+        atomic_store(&c->store_last, store_last);
+        atomic_store(&c->state, CLOSING);
+        word_store(&c->block.generation, c->block.generation + 1);
+    }
+    pthread_mutex_unlock(&c->lock);
+    kai_wake_notify(&c->worker.wake);
+    kai_wake_notify(&c->ready);
+    return open ? KA_OK : KA_CLOSED;
+}
+
+int ka_wait_consumer_closed(ka_consumer *c, int64_t timeout_us)
+{
+    int64_t deadline = kai_deadline_ns(timeout_us);
+    int status = KA_OK;
+
+    if (kai_consumer_is_foreign(c))
+        return KA_FORKED;
+    for (;;) {
+        uint32_t key = kai_wake_prepare(&c->ready);
+
+        if (atomic_load(&c->state) == CLOSED_DOWN || status != KA_OK) {
+            kai_wake_cancel(&c->ready);
+            return atomic_load(&c->state) == CLOSED_DOWN ? KA_OK : status;
+        }
+        status = kai_wake_sleep(&c->ready, key, deadline);
+    }
+}
+
+static void free_topic(topic *t)
+{
+    for (int32_t i = 0; i < t->size; i++)
+        free(t->partitions[i]);
+    free(t->partitions);
+    free(t->name);
+    free(t);
+}
+
+void kai_consumer_unreference(ka_consumer *c)
+{
+    uint64_t at;
+    entry *e;
+
+    if (atomic_fetch_sub(&c->references, 1) > 1)
+        return;
+    at = kai_ring_head(&c->ring);
+    while (c->ring.memory && (e = kai_ring_next(&c->ring, &at)))
+        if (!e->errored)
+            free(e->external);
+    kai_ring_fini(&c->ring);
+    for (int64_t i = 0; i < c->topic_count; i++)
+        free_topic(c->topics[i]);
+    free(c->topics);
+    for (int64_t i = 0; i < c->wanted_count; i++)
+        free(c->wanted[i].name);
+    free(c->wanted);
+    kai_control_fini(&c->control);
+    kai_wake_fini(&c->worker.wake);
+    kai_wake_fini(&c->ready);
+    pthread_mutex_destroy(&c->lock);
+    free(c);
+}
+
+void ka_consumer_release(ka_consumer *c)
+{
+    if (kai_consumer_is_foreign(c))
+        return;
+    ka_consumer_close(c, 0);
+    kai_consumer_unreference(c);
+}
+
+/* Runs on librdkafka's threads when something is there. */
+static void on_event(rd_kafka_t *rk, void *opaque)
+{
+    (void)rk;
+    kai_wake_notify(&((ka_consumer *)opaque)->worker.wake);
+}
+
+/* What has_room() lets in, the last message on top, errors, and the gap at the end of a lap. */
+static uint64_t ring_capacity(const ka_consumer_options *options)
+{
+    return (uint64_t)options->prefetch_bytes +
+           (uint64_t)options->prefetch_messages * kai_ring_entry_size(sizeof(entry) + 15) +
+           2 * kai_ring_entry_size(sizeof(entry) + KAI_MAX_INLINE) +
+           KAI_MAX_EVENTS * kai_ring_entry_size(sizeof(entry) + sizeof(ka_error));
+}
+
+/* Of a consumer whose worker never ran. */
+static ka_consumer *give_up(ka_consumer *c, ka_error *err, rd_kafka_resp_err_t code,
+                            const char *text)
+{
+    if (code)
+        kai_err_set(err, code, text);
+    atomic_store(&c->references, 1);
+    kai_consumer_unreference(c);
+    return NULL;
+}
+
+static ka_consumer *new_consumer(const ka_conf *conf, const ka_consumer_options *options)
+{
+    ka_consumer *c = aligned_alloc(KAI_CACHE_LINE, (sizeof *c + KAI_CACHE_LINE - 1) &
+                                                       ~(size_t)(KAI_CACHE_LINE - 1));
+
+    if (!c)
+        return NULL;
+    memset(c, 0, sizeof *c);
+    c->options = *options;
+    c->refresh_ns = kai_conf_number(conf, "topic.metadata.refresh.interval.ms", 300000) * 1000000;
+    if (c->refresh_ns <= 0)
+        c->refresh_ns = KAI_FOREVER / 2; /* the application asked for no refresh */
+    c->process = atomic_load(&kai_process);
+    atomic_init(&c->references, 2);
+    c->last_command = &c->first_command;
+    pthread_mutex_init(&c->lock, NULL);
+    kai_wake_init(&c->ready);
+    kai_wake_init(&c->worker.wake);
+    kai_control_init(&c->control, "ka-control");
+    c->worker.name = "ka-consumer";
+    c->worker.step = kai_consumer_step;
+    c->worker.end = kai_consumer_end;
+    c->worker.self = c;
+    return c;
+}
+
+ka_consumer *ka_wait_consumer_open(ka_conf *conf, const ka_consumer_options *options, ka_error *err)
+{
+    ka_consumer *c;
+
+    kai_process_init();
+    c = new_consumer(conf, options);
+    if (!c) {
+        kai_err_set(err, RD_KAFKA_RESP_ERR__CRIT_SYS_RESOURCE, "out of memory");
+        return NULL;
+    }
+    if (options->prefetch_messages < 1 || options->prefetch_bytes < 1)
+        return give_up(c, err, RD_KAFKA_RESP_ERR__INVALID_ARG,
+                       "a bound of prefetch is out of range");
+    if (kai_ring_init(&c->ring, ring_capacity(options)) != 0)
+        return give_up(c, err, RD_KAFKA_RESP_ERR__CRIT_SYS_RESOURCE,
+                       "no address space for prefetch: lower prefetch_bytes or prefetch_messages");
+    rd_kafka_conf_set_rebalance_cb(conf->rd, kai_on_rebalance);
+    rd_kafka_conf_set_error_cb(conf->rd, kai_on_error);
+    rd_kafka_conf_set_offset_commit_cb(conf->rd, kai_on_commit);
+    c->rk = kai_conf_create(conf, RD_KAFKA_CONSUMER, c, options->log, err);
+    if (!c->rk)
+        return give_up(c, err, RD_KAFKA_RESP_ERR_NO_ERROR, NULL);
+    rd_kafka_poll_set_consumer(c->rk);
+    c->events = rd_kafka_queue_get_consumer(c->rk);
+    c->messages = rd_kafka_queue_new(c->rk);
+    rd_kafka_queue_cb_event_enable(c->events, on_event, c);
+    rd_kafka_queue_cb_event_enable(c->messages, on_event, c);
+    if (kai_worker_start(&c->worker) != 0) {
+        rd_kafka_queue_destroy(c->events);
+        rd_kafka_queue_destroy(c->messages);
+        rd_kafka_destroy(c->rk);
+        return give_up(c, err, RD_KAFKA_RESP_ERR__CRIT_SYS_RESOURCE,
+                       "the worker thread did not start: raise the limit of threads");
+    }
+    return c;
+}

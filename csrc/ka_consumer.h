@@ -1,0 +1,226 @@
+/* The consumer's inside: from librdkafka's queues to blocks of messages that Python reads as memory.
+ *
+ * Who runs what. One worker polls librdkafka, copies each message into a ring and frees it, serves
+ * rebalances and commands, stores offsets, closes, and at its end destroys librdkafka's client. The
+ * polling thread of the application takes blocks out of the ring. A control thread asks for
+ * metadata when there is no group; it exists only then.
+ *
+ * Two queues. Every assigned partition is forwarded to `messages`, so that librdkafka's own consumer
+ * queue holds rebalances and errors alone: they are served however full our ring is.
+ *
+ * The block. ka_consumer_take() describes up to 256 entries of the ring as rows, and the entries stay
+ * where they are until the next take. Python counts in block.handed how many it gave to the
+ * application, each time before it gives one, and reads block.generation after that: a change
+ * means that some rows may be stale (a partition was revoked, the consumer is closing), so it
+ * takes anew, which describes the rows not handed out again, without the stale ones. Thus the core
+ * knows at any time, with no call, what the application has: rows before handed are handed out, all
+ * of them but the last are processed ("the next one was asked for").
+ *
+ * Offsets. A partition's `position` is what was handed out + 1, `processed` what may be stored. The
+ * worker stores (rd_kafka_offsets_store) what changed: every STORE_NS, before a partition is given
+ * up, and when closing; librdkafka's auto-commit does the rest.
+ *
+ * ka_consumer.c: open and most callers. ka_block.c: the polling thread's side. ka_command.c: what is
+ * asked of the worker. ka_consumer_worker.c: the worker. ka_partition.c: its table of partitions.
+ * ka_receive.c: into the ring. ka_discover.c: partitions without a group.
+ */
+#ifndef KA_CONSUMER_H
+#define KA_CONSUMER_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include <librdkafka/rdkafka.h>
+
+#include "ka.h"
+#include "ka_headers.h"
+#include "ka_hist.h"
+#include "ka_ring.h"
+#include "ka_wake.h"
+#include "ka_worker.h"
+
+enum {
+    KAI_MAX_INLINE = 1024 * 1024, /* larger messages are malloc'ed beside the ring */
+    KAI_MAX_EVENTS = 100,         /* errors in the ring; more are only logged */
+};
+
+/* What a row or an entry may belong to. Lives as long as the consumer; the worker alone writes
+ * assigned and generation, under lock. */
+typedef struct {
+    const char *topic;
+    int64_t topic_number;
+    int32_t number;
+    int assigned;
+    int64_t generation;                  /* differs for every assignment */
+    int64_t position, processed, stored; /* offsets, KA_OFFSET_NONE: none; under lock */
+} partition;
+
+typedef struct {
+    char *name;
+    const rd_kafka_topic_t *rkt; /* the last one seen with this name: only to compare */
+    partition **partitions;      /* by number, with holes */
+    int32_t size;
+} topic;
+
+/* In the ring: a message, followed by value, key and headers (or external with them), or an event
+ * (errored), followed by a ka_error. */
+typedef struct {
+    partition *partition; /* an event's may be NULL */
+    int64_t generation;
+    int64_t offset, timestamp_ms, timestamp_type;
+    char *external; /* owned by the entry */
+    uint32_t value_len, key_len, headers_len;
+    int errored;
+} entry;
+
+struct ka_command {
+    ka_command *next;
+    _Atomic int references; /* the caller's and the worker's */
+    _Atomic int done;
+    int assign;                            /* else subscribe */
+    rd_kafka_topic_partition_list_t *list; /* owned */
+    int status;                            /* once done */
+    ka_error error;
+    uint32_t process;
+    kai_wake answered;
+};
+
+/* Without a group: a topic to find the partitions of. */
+typedef struct {
+    char *name;
+    int32_t known;    /* partitions assigned */
+    int32_t found;    /* by the last lookup; < 0: none */
+    int32_t reported; /* the error that the application was told last */
+    rd_kafka_resp_err_t error;
+    int started; /* later partitions are new and are read from their beginning */
+} wanted;
+
+enum { OPEN, CLOSING, CLOSED_DOWN };
+enum { LOOKUP_IDLE, LOOKUP_RUNNING, LOOKUP_DONE };
+
+struct ka_consumer {
+    /* Set once. */
+    rd_kafka_t *rk;
+    rd_kafka_queue_t *events, *messages;
+    ka_consumer_options options;
+    int64_t refresh_ns; /* how often to look for new partitions */
+    uint32_t process;
+    _Atomic int references; /* the facade's and the worker's; the last one frees */
+
+    /* Callers, poller and worker. */
+    _Atomic int state, store_last, polling, want_room, unstored;
+    _Atomic int strayed; /* a partition is not forwarded */
+    _Atomic int64_t received, held_messages, held_bytes, held_events; /* in the ring */
+    kai_ring ring;  /* worker writes, poller reads */
+    kai_wake ready; /* for the poller; for close */
+    kai_hist age;
+
+    pthread_mutex_t
+        lock;       /* protects all down to commands; never held during a call of librdkafka */
+    ka_block block; /* rows; its two shared words are accessed with word_*() */
+    const partition *row_partition[KA_BLOCK];
+    int64_t row_generation[KA_BLOCK];
+    uint64_t row_end[KA_BLOCK]; /* ring position behind the row's entry */
+    uint64_t block_start, block_end;
+    int64_t positioned, processed; /* rows that position and processed have seen */
+    int64_t handed_out, purged;    /* of blocks before this one */
+    topic **topics;
+    int64_t topic_count;
+    int64_t generations;
+    ka_command *first_command, **last_command;
+
+    /* Worker only. */
+    kai_worker worker;
+    topic *last_topic;
+    int64_t stored_ns;
+
+    /* Without a group. The worker's but while a lookup runs; lookup says which. */
+    wanted *wanted;
+    int64_t wanted_count;
+    int64_t discover_ns;
+    _Atomic int lookup;
+    kai_control control;
+};
+
+/* The two words of the block that Python reads and writes as plain memory. */
+#define word_load(word) __atomic_load_n((word), __ATOMIC_SEQ_CST)
+#define word_store(word, value) __atomic_store_n((word), (value), __ATOMIC_SEQ_CST)
+
+static inline int kai_consumer_is_foreign(const ka_consumer *c)
+{
+    return c->process != atomic_load_explicit(&kai_process, memory_order_relaxed);
+}
+
+static inline int64_t kai_entry_bytes(const entry *e)
+{
+    return (int64_t)kai_part_len(e->value_len) + kai_part_len(e->key_len) + e->headers_len;
+}
+
+/* ka_consumer.c */
+
+/* Drop one of the two references. */
+void kai_consumer_unreference(ka_consumer *c);
+/* Memory for bookkeeping of a few bytes: nothing sensible can go on without it. */
+void *kai_must(void *memory);
+void kai_consumer_log(ka_consumer *c, int level, const char *facility, const char *text);
+/* The same of librdkafka's error object (NULL: none), which is destroyed. */
+void kai_consumer_log_error(ka_consumer *c, const char *facility, rd_kafka_error_t *error);
+
+/* ka_block.c */
+
+/* Bring positions up to what Python has handed out, and processed up to all of it (the next one
+ * is being asked for) or all but the one in hand. Under lock. */
+void kai_block_settle(ka_consumer *c, int all);
+
+/* ka_command.c */
+
+/* The worker is done with it. */
+void kai_command_answer(ka_command *command, int status);
+
+/* ka_partition.c; all on the worker */
+
+/* Find or make; they live as long as the consumer. */
+topic *kai_topic_find(ka_consumer *c, const char *name);
+partition *kai_partition_find(ka_consumer *c, topic *t, int32_t number);
+/* A message's partition, or NULL when it has none. */
+partition *kai_partition_of(ka_consumer *c, const rd_kafka_message_t *m);
+/* Before librdkafka may fetch: what arrives must find its partition current and come through our
+ * queue. */
+void kai_partitions_adopt(ka_consumer *c, const rd_kafka_topic_partition_list_t *list);
+/* Forward every assigned partition again. librdkafka ends the forwarding when it has stopped fetching
+ * for an assignment, which may be after we began the next one of the same partition. */
+void kai_partitions_forward(ka_consumer *c);
+/* Nothing of these partitions (NULL: of any) is handed out from now on; what was processed of them
+ * is stored, while they are still ours. */
+void kai_partitions_abandon(ka_consumer *c, const rd_kafka_topic_partition_list_t *list);
+/* Give offsets that changed to librdkafka, for auto-commit to commit. */
+void kai_offsets_store(ka_consumer *c);
+
+/* ka_receive.c; all on the worker */
+
+/* Move what librdkafka has into the ring, while there is room. Returns how much that was. */
+int kai_receive(ka_consumer *c);
+/* Trouble that passes is logged and survived; the rest is for the application. */
+void kai_report(ka_consumer *c, partition *p, int64_t offset, rd_kafka_resp_err_t code,
+                const char *text);
+/* Callback of librdkafka. */
+void kai_on_error(rd_kafka_t *rk, int code, const char *reason, void *opaque);
+
+/* ka_discover.c; all on the worker */
+
+/* Look for partitions when it is time, and read those that were found. */
+int kai_discover(ka_consumer *c);
+/* Look for partitions of these topics (NULL: of none) from now on. Not while a lookup runs. */
+void kai_wanted_set(ka_consumer *c, const rd_kafka_topic_partition_list_t *list);
+
+/* ka_consumer_worker.c */
+
+int64_t kai_consumer_step(void *self);
+void kai_consumer_end(void *self);
+/* Callbacks of librdkafka; they run on the worker. */
+void kai_on_rebalance(rd_kafka_t *rk, rd_kafka_resp_err_t code,
+                      rd_kafka_topic_partition_list_t *list, void *opaque);
+void kai_on_commit(rd_kafka_t *rk, rd_kafka_resp_err_t code,
+                   rd_kafka_topic_partition_list_t *offsets, void *opaque);
+
+#endif

@@ -1,0 +1,16 @@
+/* Kafka's and librdkafka's error codes as a ka_error. */
+#ifndef KA_ERR_H
+#define KA_ERR_H
+
+#include <librdkafka/rdkafka.h>
+
+#include "ka.h"
+
+/* Fill *err (may be NULL) with what is known of code, and text if it says more. Returns
+ * KA_FAILED. */
+int kai_err_set(ka_error *err, rd_kafka_resp_err_t code, const char *text);
+
+/* The same from librdkafka's error object, which is destroyed. NULL: KA_OK. */
+int kai_err_take(ka_error *err, rd_kafka_error_t *error);
+
+#endif

@@ -1,0 +1,26 @@
+/* A latency histogram of fixed size: any thread adds, any thread reads.
+ *
+ * Buckets are logarithmic with 32 linear steps each, so a value is known within 1/64 of itself
+ * (1.6 %), from 1 ns to 2^63 ns: a record may be years old when it is read.
+ */
+#ifndef KA_HIST_H
+#define KA_HIST_H
+
+#include <stdatomic.h>
+#include <stdint.h>
+
+#include "ka.h"
+
+enum { KAI_HIST_STEPS = 32, KAI_HIST_BUCKETS = KAI_HIST_STEPS * 59 };
+
+typedef struct {
+    _Atomic uint64_t sum_ns, sum_carries; /* 200,000 ages of a day fill the first */
+    _Atomic uint64_t max_ns;
+    _Atomic uint64_t buckets[KAI_HIST_BUCKETS];
+} kai_hist;
+
+void kai_hist_add(kai_hist *hist, int64_t ns);
+/* Counters are read one by one: values added meanwhile may be in or not. */
+void kai_hist_summary(const kai_hist *hist, ka_latency *out);
+
+#endif

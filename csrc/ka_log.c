@@ -1,0 +1,133 @@
+/* One bounded ring for the process. librdkafka's threads write, one logging thread of the
+ * application reads; a full ring loses the new line and counts it. */
+#include "ka_log.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "ka.h"
+#include "ka_ring.h"
+#include "ka_wake.h"
+
+enum { RING_BYTES = 1024 * 1024 };
+
+static struct {
+    kai_ring ring;
+    kai_wake wake;
+    _Atomic int64_t lost;
+    _Atomic int closed;
+    pthread_mutex_t reader; /* one reader at a time */
+} logs = {.wake = KAI_WAKE_STATIC, .reader = PTHREAD_MUTEX_INITIALIZER};
+
+/* The child of a fork starts with an empty ring: a thread of the parent may have been in the
+ * middle of an entry. The parent's memory is left alone, as librdkafka's copies are. */
+static void reset(void)
+{
+    if (kai_ring_init(&logs.ring, RING_BYTES) != 0)
+        logs.ring.capacity = 0; /* every line is lost, and counted */
+    kai_wake_init(&logs.wake);
+    atomic_store(&logs.lost, 0);
+    atomic_store(&logs.closed, 0);
+    pthread_mutex_init(&logs.reader, NULL);
+}
+
+static void first_use(void)
+{
+    reset();
+    pthread_atfork(NULL, NULL, reset);
+}
+
+static void init(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+    pthread_once(&once, first_use);
+}
+
+void kai_log_put(const rd_kafka_t *rk, int level, const char *facility, const char *text)
+{
+    ka_log_line line;
+    size_t len;
+    void *entry;
+
+    init();
+    line.level = level;
+    snprintf(line.name, sizeof line.name, "%s %s", rk ? rd_kafka_name(rk) : "rdkafka", facility);
+    snprintf(line.text, sizeof line.text, "%s", text);
+    len = offsetof(ka_log_line, text) + strlen(line.text) + 1;
+    entry = kai_ring_reserve(&logs.ring, len);
+    if (!entry) {
+        atomic_fetch_add(&logs.lost, 1);
+        return;
+    }
+    memcpy(entry, &line, len);
+    kai_ring_commit(entry, len);
+    kai_wake_notify(&logs.wake);
+}
+
+void kai_log_drop(const rd_kafka_t *rk, int level, const char *facility, const char *text)
+{
+    (void)rk, (void)level, (void)facility, (void)text;
+}
+
+int ka_log_next(ka_log_line *line)
+{
+    const ka_log_line *entry;
+    uint64_t pos;
+
+    init();
+    pthread_mutex_lock(&logs.reader);
+    pos = kai_ring_head(&logs.ring);
+    entry = kai_ring_next(&logs.ring, &pos);
+    if (entry) {
+        memcpy(line, entry, offsetof(ka_log_line, text));
+        snprintf(line->text, sizeof line->text, "%s", entry->text);
+        kai_ring_release(&logs.ring, pos);
+    }
+    pthread_mutex_unlock(&logs.reader);
+    return entry ? KA_OK : KA_EMPTY;
+}
+
+int64_t ka_log_lost(void)
+{
+    return atomic_exchange(&logs.lost, 0);
+}
+
+static int has_line(void)
+{
+    uint64_t pos = kai_ring_head(&logs.ring);
+
+    return kai_ring_next(&logs.ring, &pos) != NULL;
+}
+
+int ka_wait_log(int64_t timeout_us)
+{
+    int64_t deadline = kai_deadline_ns(timeout_us);
+    int status = KA_OK;
+
+    init();
+    for (;;) {
+        uint32_t key = kai_wake_prepare(&logs.wake);
+        int closed = atomic_load(&logs.closed);
+
+        if (closed || has_line() || status != KA_OK) {
+            kai_wake_cancel(&logs.wake);
+            return closed ? KA_CLOSED : has_line() ? KA_OK : status;
+        }
+        status = kai_wake_sleep(&logs.wake, key, deadline);
+    }
+}
+
+void ka_log_close(void)
+{
+    init();
+    atomic_store(&logs.closed, 1);
+    kai_wake_notify(&logs.wake);
+}
+
+void ka_log_open(void)
+{
+    init();
+    atomic_store(&logs.closed, 0);
+}

@@ -1,0 +1,155 @@
+/* The consumer's table of partitions and what is stored of them. The worker alone changes the table,
+ * under lock; it reads it without. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "ka_consumer.h"
+
+topic *kai_topic_find(ka_consumer *c, const char *name)
+{
+    topic *t;
+
+    for (int64_t i = 0; i < c->topic_count; i++)
+        if (strcmp(c->topics[i]->name, name) == 0)
+            return c->topics[i];
+    t = kai_must(calloc(1, sizeof *t));
+    t->name = kai_must(strdup(name));
+    pthread_mutex_lock(&c->lock);
+    c->topics = kai_must(realloc(c->topics, (size_t)(c->topic_count + 1) * sizeof(topic *)));
+    c->topics[c->topic_count++] = t;
+    pthread_mutex_unlock(&c->lock);
+    return t;
+}
+
+partition *kai_partition_find(ka_consumer *c, topic *t, int32_t number)
+{
+    partition *p;
+
+    if (number < t->size && t->partitions[number])
+        return t->partitions[number];
+    p = kai_must(calloc(1, sizeof *p));
+    p->topic = t->name;
+    p->number = number;
+    while (c->topics[p->topic_number] != t)
+        p->topic_number++;
+    p->position = p->processed = p->stored = KA_OFFSET_NONE;
+    pthread_mutex_lock(&c->lock);
+    if (number >= t->size) {
+        t->partitions =
+            kai_must(realloc(t->partitions, (size_t)(number + 1) * sizeof(partition *)));
+        memset(t->partitions + t->size, 0, (size_t)(number + 1 - t->size) * sizeof(partition *));
+        t->size = number + 1;
+    }
+    t->partitions[number] = p;
+    pthread_mutex_unlock(&c->lock);
+    return p;
+}
+
+/* A message's topic object stays the same while its partition is assigned, so its address is
+ * compared before its name. */
+partition *kai_partition_of(ka_consumer *c, const rd_kafka_message_t *m)
+{
+    topic *t = c->last_topic;
+
+    if (!m->rkt || m->partition < 0)
+        return NULL;
+    if (!t || t->rkt != m->rkt) {
+        t = kai_topic_find(c, rd_kafka_topic_name(m->rkt));
+        t->rkt = m->rkt;
+        c->last_topic = t;
+    }
+    return kai_partition_find(c, t, m->partition);
+}
+
+/* Forget the shortcut: topic objects of librdkafka may be freed and their addresses used again. */
+static void forget_topics(ka_consumer *c)
+{
+    c->last_topic = NULL;
+    for (int64_t i = 0; i < c->topic_count; i++)
+        c->topics[i]->rkt = NULL;
+}
+
+/* Runs on librdkafka's threads when something arrived in a partition's own queue. */
+static void on_stray(rd_kafka_t *rk, void *opaque)
+{
+    ka_consumer *c = opaque;
+
+    (void)rk;
+    atomic_store(&c->strayed, 1);
+    kai_wake_notify(&c->worker.wake);
+}
+
+/* Let a partition's messages come through our queue, those included that wait in its own. */
+static void forward(ka_consumer *c, const char *topic_name, int32_t number)
+{
+    rd_kafka_queue_t *queue = rd_kafka_queue_get_partition(c->rk, topic_name, number);
+
+    if (!queue)
+        return;
+    rd_kafka_queue_cb_event_enable(queue, on_stray, c);
+    rd_kafka_queue_forward(queue, c->messages);
+    rd_kafka_queue_destroy(queue);
+}
+
+void kai_partitions_forward(ka_consumer *c)
+{
+    for (int64_t t = 0; t < c->topic_count; t++)
+        for (int32_t i = 0; i < c->topics[t]->size; i++)
+            if (c->topics[t]->partitions[i] && c->topics[t]->partitions[i]->assigned)
+                forward(c, c->topics[t]->name, i);
+}
+
+void kai_partitions_adopt(ka_consumer *c, const rd_kafka_topic_partition_list_t *list)
+{
+    for (int i = 0; i < list->cnt; i++) {
+        const rd_kafka_topic_partition_t *item = &list->elems[i];
+        partition *p = kai_partition_find(c, kai_topic_find(c, item->topic), item->partition);
+
+        forward(c, item->topic, item->partition);
+        pthread_mutex_lock(&c->lock);
+        p->assigned = 1;
+        p->generation = ++c->generations;
+        p->position = p->processed = p->stored = KA_OFFSET_NONE;
+        pthread_mutex_unlock(&c->lock);
+    }
+}
+
+void kai_offsets_store(ka_consumer *c)
+{
+    rd_kafka_topic_partition_list_t *list;
+
+    if (!c->options.store_offsets)
+        return;
+    list = rd_kafka_topic_partition_list_new(16);
+    pthread_mutex_lock(&c->lock);
+    for (int64_t t = 0; t < c->topic_count; t++)
+        for (int32_t i = 0; i < c->topics[t]->size; i++) {
+            partition *p = c->topics[t]->partitions[i];
+            if (!p || p->processed == p->stored)
+                continue;
+            rd_kafka_topic_partition_list_add(list, p->topic, p->number)->offset = p->processed;
+            p->stored = p->processed;
+        }
+    pthread_mutex_unlock(&c->lock);
+    if (list->cnt)
+        rd_kafka_offsets_store(c->rk, list);
+    rd_kafka_topic_partition_list_destroy(list);
+    c->stored_ns = kai_now_ns();
+}
+
+void kai_partitions_abandon(ka_consumer *c, const rd_kafka_topic_partition_list_t *list)
+{
+    pthread_mutex_lock(&c->lock);
+    for (int64_t t = 0; t < c->topic_count; t++)
+        for (int32_t i = 0; i < c->topics[t]->size; i++) {
+            partition *p = c->topics[t]->partitions[i];
+            if (p && p->assigned &&
+                (!list || rd_kafka_topic_partition_list_find(list, p->topic, p->number)))
+                p->assigned = 0;
+        }
+    word_store(&c->block.generation, c->block.generation + 1);
+    kai_block_settle(c, 0);
+    pthread_mutex_unlock(&c->lock);
+    kai_offsets_store(c);
+    forget_topics(c);
+}

@@ -1,0 +1,149 @@
+/* The consumer's worker: from librdkafka's queues into the ring. */
+#include <stdlib.h>
+#include <string.h>
+#include <syslog.h>
+
+#include "ka_consumer.h"
+#include "ka_err.h"
+
+enum { POLL = 512 }; /* messages between two looks at everything else */
+
+static int has_room(const ka_consumer *c)
+{
+    return atomic_load(&c->held_messages) < c->options.prefetch_messages &&
+           atomic_load(&c->held_bytes) < c->options.prefetch_bytes;
+}
+
+/* An error for the application to meet in its order among the messages. */
+static void push_event(ka_consumer *c, partition *p, int64_t offset, const ka_error *error)
+{
+    size_t len = sizeof(entry) + sizeof *error;
+    entry *e;
+
+    if (atomic_load(&c->held_events) >= KAI_MAX_EVENTS) {
+        kai_consumer_log(c, LOG_ERR, error->name, error->text);
+        return;
+    }
+    atomic_fetch_add(&c->held_events, 1);
+    e = kai_must(kai_ring_reserve(&c->ring, len));
+    *e = (entry){
+        .partition = p, .generation = p ? p->generation : 0, .offset = offset, .errored = 1};
+    memcpy(e + 1, error, sizeof *error);
+    kai_ring_commit(e, len);
+    kai_wake_notify(&c->ready);
+}
+
+static void push_message(ka_consumer *c, partition *p, const rd_kafka_message_t *m)
+{
+    rd_kafka_headers_t *headers = kai_headers_of(m);
+    size_t headers_len = kai_headers_size(headers), bytes = m->len + m->key_len + headers_len;
+    int external = bytes > KAI_MAX_INLINE;
+    size_t len = sizeof(entry) + (external ? 0 : bytes);
+    rd_kafka_timestamp_type_t type;
+    entry *e = kai_must(kai_ring_reserve(&c->ring, len)); /* sized for what has_room() lets in */
+    char *to = (char *)(e + 1);
+
+    *e = (entry){.partition = p,
+                 .generation = p->generation,
+                 .offset = m->offset,
+                 .timestamp_ms = rd_kafka_message_timestamp(m, &type),
+                 .external = external ? kai_must(malloc(bytes)) : NULL,
+                 .value_len = m->payload ? (uint32_t)m->len : KAI_NONE,
+                 .key_len = m->key ? (uint32_t)m->key_len : KAI_NONE,
+                 .headers_len = (uint32_t)headers_len};
+    e->timestamp_type = type;
+    to = kai_append(external ? e->external : to, m->payload, (int64_t)m->len);
+    to = kai_append(to, m->key, (int64_t)m->key_len);
+    if (headers_len)
+        kai_headers_pack(headers, to);
+    atomic_fetch_add(&c->received, 1);
+    atomic_fetch_add(&c->held_messages, 1);
+    atomic_fetch_add(&c->held_bytes, (int64_t)bytes);
+    kai_ring_commit(e, len);
+    kai_wake_notify(&c->ready);
+}
+
+/* Without a group the client has one in name only, which it never joins; what its coordinator (or
+ * an ACL) says does not matter. */
+static int is_of_group(rd_kafka_resp_err_t code)
+{
+    switch (code) {
+    case RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED:
+    case RD_KAFKA_RESP_ERR_COORDINATOR_NOT_AVAILABLE:
+    case RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS:
+    case RD_KAFKA_RESP_ERR_NOT_COORDINATOR:
+    case RD_KAFKA_RESP_ERR__WAIT_COORD:
+        return 1;
+    default:
+        return 0;
+    }
+}
+
+void kai_report(ka_consumer *c, partition *p, int64_t offset, rd_kafka_resp_err_t code,
+                const char *text)
+{
+    ka_error error;
+
+    if (!c->options.group && is_of_group(code))
+        return;
+    kai_err_set(&error, code, text);
+    if (error.retriable && code != RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART)
+        kai_consumer_log(c, LOG_WARNING, error.name, error.text);
+    else
+        push_event(c, p, offset, &error);
+}
+
+void kai_on_error(rd_kafka_t *rk, int code, const char *reason, void *opaque)
+{
+    ka_consumer *c = opaque;
+    char text[512];
+    ka_error error;
+
+    switch (code) {
+    case RD_KAFKA_RESP_ERR__FATAL:
+        kai_err_set(&error, rd_kafka_fatal_error(rk, text, sizeof text), text);
+        error.fatal = 1;
+        push_event(c, NULL, KA_OFFSET_NONE, &error);
+        break;
+    case RD_KAFKA_RESP_ERR__AUTHENTICATION:
+        kai_report(c, NULL, KA_OFFSET_NONE, code, reason);
+        break;
+    default:
+        kai_consumer_log(c, LOG_ERR, rd_kafka_err2name(code), reason);
+    }
+}
+
+static void receive(ka_consumer *c, rd_kafka_message_t *m)
+{
+    partition *p = kai_partition_of(c, m);
+
+    if (m->err)
+        kai_report(c, p, m->offset, m->err, rd_kafka_message_errstr(m));
+    else if (p && p->assigned)
+        push_message(c, p, m);
+    rd_kafka_message_destroy(m);
+}
+
+int kai_receive(ka_consumer *c)
+{
+    rd_kafka_message_t *m;
+    int n = 0;
+
+    if (atomic_exchange(&c->strayed, 0))
+        kai_partitions_forward(c);
+    while ((m = rd_kafka_consumer_poll(c->rk, 0))) {
+        receive(c, m);
+        n++;
+    }
+    for (; n < POLL; n++) {
+        if (!has_room(c)) {
+            atomic_store(&c->want_room, 1); /* partner: ka_consumer_take() */
+            if (!has_room(c))
+                break;
+        }
+        if (!(m = rd_kafka_consume_queue(c->messages, 0)))
+            break;
+        receive(c, m);
+    }
+    return n;
+}

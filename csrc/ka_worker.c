@@ -1,0 +1,228 @@
+#define _GNU_SOURCE /* pthread_setname_np */
+#include "ka_worker.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <time.h>
+
+#include "ka.h"
+
+#ifdef __linux__
+#include <sys/prctl.h>
+#endif
+
+enum { NAP_NS = 50000 };
+
+_Atomic uint32_t kai_process;
+
+static struct {
+    _Atomic uint32_t workers;
+    _Atomic int64_t lost;
+    kai_wake ended;
+} process = {.ended = KAI_WAKE_STATIC};
+
+/* Runs in the child. The threads of the parent are not there, and one of them may have held the
+ * lock of the portable wake-up. */
+static void after_fork_in_child(void)
+{
+    atomic_fetch_add(&kai_process, 1);
+    atomic_store(&process.workers, 0);
+    atomic_store(&process.lost, 0);
+    kai_wake_init(&process.ended);
+}
+
+static void register_fork(void)
+{
+    pthread_atfork(NULL, NULL, after_fork_in_child);
+}
+
+void kai_process_init(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+    pthread_once(&once, register_fork);
+}
+
+void kai_lose(int64_t messages)
+{
+    atomic_fetch_add(&process.lost, messages);
+}
+
+int64_t ka_lost_messages(void)
+{
+    return atomic_load(&process.lost);
+}
+
+int ka_wait_workers(int64_t timeout_us)
+{
+    int64_t deadline = kai_deadline_ns(timeout_us);
+    int status = KA_OK;
+
+    while (atomic_load(&process.workers)) {
+        uint32_t key;
+
+        if (status != KA_OK)
+            return status;
+        key = kai_wake_prepare(&process.ended);
+        if (atomic_load(&process.workers) == 0)
+            kai_wake_cancel(&process.ended);
+        else
+            status = kai_wake_sleep(&process.ended, key, deadline);
+    }
+    return KA_OK;
+}
+
+static void set_name(const char *name)
+{
+#ifdef __APPLE__
+    pthread_setname_np(name);
+#else
+    pthread_setname_np(pthread_self(), name);
+#endif
+}
+
+/* A thread is born with its creator's mask, so the creator blocks everything for that moment. */
+static int start_thread(pthread_t *thread, void *(*run)(void *), void *arg)
+{
+    /* A fault of the thread itself must reach whoever reports crashes. */
+    static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL};
+    sigset_t all, before;
+    int error;
+
+    sigfillset(&all);
+    for (size_t i = 0; i < sizeof faults / sizeof *faults; i++)
+        sigdelset(&all, faults[i]);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    error = pthread_create(thread, NULL, run, arg);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return error;
+}
+
+static void nap(void)
+{
+    struct timespec time = {0, NAP_NS};
+
+    nanosleep(&time, NULL);
+}
+
+static void *run_worker(void *arg)
+{
+    kai_worker *worker = arg;
+    int64_t worked_ns = kai_now_ns(), next;
+
+    set_name(worker->name);
+#ifdef __linux__
+    prctl(PR_SET_TIMERSLACK, 1UL, 0UL, 0UL, 0UL); /* the default of 50 us would double a nap */
+#endif
+    while ((next = worker->step(worker->self)) != KAI_STEP_END) {
+        uint32_t key;
+
+        if (next == KAI_STEP_AGAIN) {
+            worked_ns = kai_now_ns();
+            continue;
+        }
+        if (worker->warm_ns && kai_now_ns() - worked_ns < worker->warm_ns) {
+            nap();
+            continue;
+        }
+        /* The step after prepare is the second look that makes parking safe. */
+        key = kai_wake_prepare(&worker->wake);
+        next = worker->step(worker->self);
+        if (next == KAI_STEP_AGAIN || next == KAI_STEP_END)
+            kai_wake_cancel(&worker->wake);
+        else
+            kai_wake_sleep(&worker->wake, key, next);
+        if (next == KAI_STEP_AGAIN)
+            worked_ns = kai_now_ns();
+        if (next == KAI_STEP_END)
+            break;
+    }
+    worker->end(worker->self);
+    atomic_fetch_sub(&process.workers, 1);
+    kai_wake_notify(&process.ended);
+    return NULL;
+}
+
+int kai_worker_start(kai_worker *worker)
+{
+    pthread_t thread;
+    int error;
+
+    kai_process_init();
+    atomic_fetch_add(&process.workers, 1);
+    error = start_thread(&thread, run_worker, worker);
+    if (error) {
+        atomic_fetch_sub(&process.workers, 1);
+        kai_wake_notify(&process.ended); /* a waiter may have counted it */
+    } else {
+        pthread_detach(thread);
+    }
+    return error;
+}
+
+void kai_control_init(kai_control *control, const char *name)
+{
+    *control = (kai_control){.name = name, .last = &control->first};
+    pthread_mutex_init(&control->lock, NULL);
+    pthread_cond_init(&control->cond, NULL);
+}
+
+/* Wait for a job; NULL at the end. */
+static kai_job *next_job(kai_control *control)
+{
+    kai_job *job;
+
+    pthread_mutex_lock(&control->lock);
+    while (!control->first && !control->ending)
+        pthread_cond_wait(&control->cond, &control->lock);
+    job = control->first;
+    if (job && !(control->first = job->next))
+        control->last = &control->first;
+    pthread_mutex_unlock(&control->lock);
+    return job;
+}
+
+static void *run_control(void *arg)
+{
+    kai_control *control = arg;
+    kai_job *job;
+
+    set_name(control->name);
+    while ((job = next_job(control)))
+        job->run(job);
+    return NULL;
+}
+
+int kai_control_submit(kai_control *control, kai_job *job)
+{
+    int error = 0;
+
+    pthread_mutex_lock(&control->lock);
+    if (!control->started && !(error = start_thread(&control->thread, run_control, control)))
+        control->started = 1;
+    if (!error) {
+        job->next = NULL;
+        *control->last = job;
+        control->last = &job->next;
+        pthread_cond_signal(&control->cond);
+    }
+    pthread_mutex_unlock(&control->lock);
+    return error;
+}
+
+void kai_control_join(kai_control *control)
+{
+    pthread_mutex_lock(&control->lock);
+    control->ending = 1;
+    pthread_cond_signal(&control->cond);
+    pthread_mutex_unlock(&control->lock);
+    if (control->started)
+        pthread_join(control->thread, NULL);
+    control->started = 0;
+}
+
+void kai_control_fini(kai_control *control)
+{
+    pthread_cond_destroy(&control->cond);
+    pthread_mutex_destroy(&control->lock);
+}

@@ -1,0 +1,64 @@
+/* Native threads: a worker that steps and sleeps, and a control thread that runs jobs.
+ *
+ * All of them block every signal, so that signals reach the threads of the application. None of
+ * them knows Python.
+ */
+#ifndef KA_WORKER_H
+#define KA_WORKER_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdint.h>
+
+#include "ka_wake.h"
+
+/* What a step returns, beside the time (kai_now_ns) of the next step if nobody wakes it. */
+enum { KAI_STEP_AGAIN = 0, KAI_STEP_END = -1 };
+
+/* A thread that calls step(self) until that returns KAI_STEP_END, then end(self), which may free
+ * self and the worker in it. Between steps without work it naps for warm_ns after the
+ * last work, when a notification costs the notifier no system call, then it parks. */
+typedef struct {
+    kai_wake wake;
+    const char *name; /* up to 15 characters */
+    int64_t (*step)(void *self);
+    void (*end)(void *self);
+    void *self;
+    int64_t warm_ns;
+} kai_worker;
+
+/* 0, or an errno. */
+int kai_worker_start(kai_worker *worker);
+
+/* A control thread: runs jobs one after the other, for calls that may wait. The thread starts with
+ * the first job. */
+typedef struct kai_job {
+    struct kai_job *next;
+    void (*run)(struct kai_job *job); /* owns the job from then on */
+} kai_job;
+
+typedef struct {
+    const char *name;
+    pthread_mutex_t lock; /* protects all below */
+    pthread_cond_t cond;
+    kai_job *first, **last;
+    pthread_t thread;
+    int started, ending;
+} kai_control;
+
+void kai_control_init(kai_control *control, const char *name);
+/* 0, or an errno: the job was not taken. */
+int kai_control_submit(kai_control *control, kai_job *job);
+/* Run what is queued, then end the thread. No job may be submitted any more. */
+void kai_control_join(kai_control *control);
+void kai_control_fini(kai_control *control);
+
+/* Changes in the child of a fork: an object with another number belongs to the parent. */
+extern _Atomic uint32_t kai_process;
+/* Register the fork handler; before the first object. */
+void kai_process_init(void);
+
+/* Count messages that were purged with nobody to tell. */
+void kai_lose(int64_t messages);
+
+#endif

@@ -1,0 +1,58 @@
+"""Kafka for code that has something better to do than wait.
+
+A thin native shim over librdkafka: the queue and the worker thread of each producer and consumer never
+touch the GIL. See `Producer`, `Consumer`, `kafka_async.config`, `kafka_async.errors`, and
+`kafka_async.testing` for an embedded cluster.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+
+if importlib.util.find_spec("kafka_async._native") is None:
+    raise ImportError(
+        f"the native part of kafka_async is not built in {__path__[0]}. If these are the sources, they hide an "
+        "installed copy: run Python from another folder, or install them in place with 'pip install -e .'"
+    )
+
+from kafka_async._version import check_librdkafka, librdkafka_version
+from kafka_async.consumer import Consumer
+from kafka_async.errors import (
+    ClosedError,
+    ConfigError,
+    ConsumerError,
+    DeliveryError,
+    FlushTimeout,
+    ForkedError,
+    KafkaError,
+    MessageTooLarge,
+    PartitionEnd,
+    QueueFull,
+)
+from kafka_async.message import DeliveryReport, Message, TopicPartition
+from kafka_async.metrics import ConsumerMetrics, LatencySummary, ProducerMetrics
+from kafka_async.producer import Producer
+
+__all__ = [
+    "ClosedError",
+    "ConfigError",
+    "Consumer",
+    "ConsumerError",
+    "ConsumerMetrics",
+    "DeliveryError",
+    "DeliveryReport",
+    "FlushTimeout",
+    "ForkedError",
+    "KafkaError",
+    "LatencySummary",
+    "Message",
+    "MessageTooLarge",
+    "PartitionEnd",
+    "Producer",
+    "ProducerMetrics",
+    "QueueFull",
+    "TopicPartition",
+    "librdkafka_version",
+]
+
+check_librdkafka()

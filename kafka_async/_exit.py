@@ -1,0 +1,98 @@
+"""Objects that are still open when the interpreter, or a forked child, ends."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import time
+import weakref
+from typing import Protocol
+
+from kafka_async import _wait
+from kafka_async._native import lib
+
+_EXIT_TIMEOUT_S = 5.0  # for all objects together
+
+
+class Closable(Protocol):
+    """What `watch` takes."""
+
+    def _begin_exit(self, timeout_s: float) -> None:
+        """Begin to close, without waiting."""
+
+    def _end_exit(self, timeout_s: float) -> int:
+        """Wait for the end of closing; return how many messages were lost."""
+
+
+_open: weakref.WeakSet[Closable] = weakref.WeakSet()
+_hooked_child = False
+
+
+def watch(closable: Closable) -> None:
+    """See to it that an object is closed when the process ends.
+
+    Parameters
+    ----------
+    closable : Closable
+        A producer or consumer that has just been opened.
+    """
+    _open.add(closable)
+    _hook_multiprocessing()
+
+
+def forget(closable: Closable) -> None:
+    """Undo `watch` for an object that was stopped.
+
+    Parameters
+    ----------
+    closable : Closable
+        The same object.
+    """
+    _open.discard(closable)
+
+
+def close_all() -> None:
+    """Close what is open and say on stderr what was lost.
+
+    Waits up to 5 s for all objects together, those included that were garbage collected without
+    being stopped.
+    """
+    deadline = time.monotonic() + _EXIT_TIMEOUT_S
+    remaining = list(_open)
+    _open.clear()
+    for closable in remaining:
+        closable._begin_exit(_EXIT_TIMEOUT_S)
+    lost = sum(closable._end_exit(max(0.0, deadline - time.monotonic()) + 1.0) for closable in remaining)
+    remaining.clear()
+    _wait.wait(lib.ka_wait_workers, max(0.0, deadline - time.monotonic()) + 0.5)
+    lost += lib.ka_lost_messages()
+    if lost:
+        print(
+            f"kafka_async: {lost} messages were lost: they could not be delivered within "
+            f"{_EXIT_TIMEOUT_S:g} s of the end of the process. Call stop() to wait longer and to be told.",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def _hook_multiprocessing() -> None:
+    """Children of multiprocessing end by ``os._exit`` after its own finalizers, and run no atexit."""
+    global _hooked_child
+    process = sys.modules.get("multiprocessing.process")
+    if _hooked_child or process is None or process.parent_process() is None:
+        return
+    from multiprocessing.util import Finalize
+
+    Finalize(None, close_all, exitpriority=0)
+    _hooked_child = True
+
+
+def _after_fork_in_child() -> None:
+    global _open, _hooked_child
+    _open = weakref.WeakSet()
+    _hooked_child = False
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+atexit.register(close_all)

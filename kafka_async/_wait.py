@@ -1,0 +1,90 @@
+"""Waiting in native code so that signals, timeouts and stop() end it."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable
+
+from kafka_async._native import lib
+
+# A signal that arrives inside the native wait ends it at once. One that arrives just before, or that
+# the kernel gave to another thread, does not; the main thread, which runs the handlers, therefore
+# comes back this often.
+_SLICE_S = 0.004
+
+
+def check_timeout(timeout: float | None) -> float | None:
+    """Refuse a timeout that makes no sense.
+
+    Parameters
+    ----------
+    timeout : float or None
+        Seconds; None waits without limit.
+
+    Returns
+    -------
+    float or None
+        The same.
+
+    Raises
+    ------
+    TypeError
+        It is no number.
+    ValueError
+        It is negative or NaN.
+    """
+    if timeout is None:
+        return None
+    if not isinstance(timeout, (int, float)):
+        raise TypeError(f"timeout must be seconds as a number or None, not {type(timeout).__name__}")
+    if timeout < 0 or math.isnan(timeout):
+        raise ValueError(f"timeout must be >= 0 seconds, or None for no limit, not {timeout}")
+    return timeout
+
+
+def micros(timeout: float | None) -> int:
+    """Turn seconds into the core's microseconds, None into its "no limit".
+
+    Parameters
+    ----------
+    timeout : float or None
+        Seconds.
+
+    Returns
+    -------
+    int
+    """
+    return -1 if timeout is None or timeout > 1e12 else math.ceil(timeout * 1e6)
+
+
+def wait(call: Callable[[int], int], timeout: float | None) -> int:
+    """Wait with a native call until it answers or the time is over.
+
+    A signal handler that returns resumes the wait for the time left; one that raises ends it.
+
+    Parameters
+    ----------
+    call : callable
+        Takes microseconds and returns a status of the core. It releases the GIL.
+    timeout : float or None
+        Seconds; None waits without limit.
+
+    Returns
+    -------
+    int
+        The answer, or KA_TIMEOUT.
+    """
+    deadline = None if timeout is None else time.monotonic() + timeout
+    sliced = threading.current_thread() is threading.main_thread()
+    left = timeout
+    while True:
+        last = not sliced or (left is not None and left <= _SLICE_S)
+        status = call(micros(left if last else _SLICE_S))
+        if status not in (lib.KA_TIMEOUT, lib.KA_INTERRUPTED):
+            return status
+        if deadline is not None:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return lib.KA_TIMEOUT

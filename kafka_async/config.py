@@ -1,0 +1,226 @@
+"""Configuration: librdkafka's properties, our defaults for them, and what may not be set.
+
+Any property of librdkafka can be given as ``config={"name": value}``; a str, int, float or bool. The
+defaults here differ from librdkafka's where those trade latency for something else. Each can be
+overridden. One that the linked librdkafka does not know is left out.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping
+from typing import TypeAlias
+
+from kafka_async._native import ffi, lib
+from kafka_async.errors import ConfigError, KafkaError
+
+Value: TypeAlias = str | int | float | bool
+
+#: name -> (value, reason)
+COMMON_DEFAULTS: dict[str, tuple[Value, str]] = {
+    "socket.nagle.disable": (True, "a small request leaves at once instead of waiting for the last one's ACK"),
+    "reconnect.backoff.max.ms": (1000, "a broker that is back is used within a second, not within ten"),
+}
+PRODUCER_DEFAULTS: dict[str, tuple[Value, str]] = {
+    **COMMON_DEFAULTS,
+    "linger.ms": (0, "a message leaves at once"),
+    "max.in.flight.requests.per.connection": (
+        5,
+        "under load messages gather into batches while five requests are on their way; a million tiny requests "
+        "would take longer for all",
+    ),
+}
+CONSUMER_DEFAULTS: dict[str, tuple[Value, str]] = {
+    **COMMON_DEFAULTS,
+    "fetch.queue.backoff.ms": (2, "a full prefetch queue is looked at again after 2 ms, not 1000: no stalls"),
+    "fetch.error.backoff.ms": (100, "fetching resumes soon after an error"),
+}
+
+_SERVERS = "use the argument bootstrap_servers"
+_OWN_STORE = "offsets are stored when the next message is asked for; set enable.auto.commit to choose who commits"
+_RESERVED_COMMON = {
+    "bootstrap.servers": _SERVERS,
+    "metadata.broker.list": _SERVERS,
+    "log.queue": "log lines go to the logger 'kafka_async'; use the argument log",
+}
+_RESERVED_PRODUCER = {
+    **_RESERVED_COMMON,
+    "delivery.report.only.error": "every message has an outcome",
+    "queue.buffering.max.messages": "use the argument queue_messages",
+    "queue.buffering.max.kbytes": "use the argument queue_bytes",
+    "transactional.id": "transactions are not supported by this version",
+}
+_RESERVED_CONSUMER = {
+    **_RESERVED_COMMON,
+    "group.id": "use the argument group_id",
+    "enable.auto.offset.store": _OWN_STORE,
+    "auto.commit.enable": _OWN_STORE,
+    "queued.min.messages": "use the argument prefetch_messages",
+    "queued.max.messages.kbytes": "use the argument prefetch_bytes",
+}
+_SECRET = re.compile(r"password|secret|\.pem$|jaas|oauthbearer\.config|credentials")
+
+
+class Config:
+    """A native configuration on its way to a client; owns it until `take`.
+
+    Parameters
+    ----------
+    role : int
+        ``lib.KA_PRODUCER`` or ``lib.KA_CONSUMER``.
+    bootstrap_servers : str
+        ``host:port,host:port``.
+    settings : mapping or None
+        The application's properties.
+    forced : mapping
+        Properties that the library itself needs.
+
+    Raises
+    ------
+    ConfigError
+        A property is unknown, refuses its value, belongs to the other kind of client, or is set by
+        an argument.
+    """
+
+    def __init__(
+        self, role: int, bootstrap_servers: str, settings: Mapping[str, Value] | None, forced: Mapping[str, Value]
+    ) -> None:
+        if not isinstance(bootstrap_servers, str):
+            raise TypeError(f"bootstrap_servers must be 'host:port,...', not {type(bootstrap_servers).__name__}")
+        if not bootstrap_servers.strip(", "):
+            raise ValueError("bootstrap_servers is empty: give 'host:port'")
+        conf = lib.ka_conf_new()
+        if not conf:
+            raise MemoryError("no memory for a configuration")
+        self.native = ffi.gc(conf, lib.ka_conf_free)
+        self._error = ffi.new("ka_error *")
+        producer = role == lib.KA_PRODUCER
+        for name, (value, _) in (PRODUCER_DEFAULTS if producer else CONSUMER_DEFAULTS).items():
+            self._set(name, value, optional=True)
+        if settings:
+            self._apply(settings, "P" if producer else "C", _RESERVED_PRODUCER if producer else _RESERVED_CONSUMER)
+        for name, value in {"bootstrap.servers": bootstrap_servers, **forced}.items():
+            self._set(name, value)
+
+    def _apply(self, settings: Mapping[str, Value], scope: str, reserved: Mapping[str, str]) -> None:
+        for name, value in settings.items():
+            if not isinstance(name, str):
+                raise TypeError(f"config: a property's name must be str, not {type(name).__name__}")
+            if name in reserved:
+                raise _error(name, f"config: {name!r} can't be set: {reserved[name]}")
+            if properties().get(name, scope) not in (scope, "*"):
+                kind = "consumer" if scope == "P" else "producer"
+                raise _error(name, f"config: {name!r} is a property of a {kind}: remove it")
+            self._set(name, value)
+
+    def _set(self, name: str, value: Value, *, optional: bool = False) -> None:
+        status = lib.ka_conf_set(self.native, name.encode(), _text(name, value), self._error)
+        if status == lib.KA_OK or (optional and status == lib.KA_EMPTY):
+            return
+        if status == lib.KA_EMPTY:
+            version = ffi.string(lib.ka_librdkafka_version()).decode()
+            raise _error(name, f"config: librdkafka {version} has no property {name!r}: correct or remove it")
+        reason = ffi.string(self._error.text).decode(errors="replace")
+        if _SECRET.search(name):
+            reason = "its value is refused (not shown, since it may be secret)"
+        raise _error(name, f"config: {name!r}: {reason}")
+
+    def get(self, name: str) -> str | None:
+        """Read a property back.
+
+        Parameters
+        ----------
+        name : str
+            The property.
+
+        Returns
+        -------
+        str or None
+            Its value as librdkafka writes it; None: unset or unknown.
+        """
+        buf = ffi.new("char[]", 4096)
+        length = lib.ka_conf_get(self.native, name.encode(), buf, 4096)
+        return None if length < 0 else ffi.string(buf).decode()
+
+    def number(self, name: str, default: int) -> int:
+        """Read a numeric property back.
+
+        Parameters
+        ----------
+        name : str
+            The property.
+        default : int
+            For one that is unset.
+
+        Returns
+        -------
+        int
+        """
+        value = self.get(name)
+        return default if value is None else int(float(value))
+
+    def taken(self) -> None:
+        """Tell that a client has taken the native object over."""
+        ffi.gc(self.native, None)
+
+
+@functools.cache
+def properties() -> dict[str, str]:
+    """Find out which properties the linked librdkafka has.
+
+    Returns
+    -------
+    dict
+        Name -> ``"P"`` (producer), ``"C"`` (consumer) or ``"*"`` (both). A name that exists for
+        both kinds with different meanings is ``"*"``.
+    """
+    size = 1 << 20
+    buf = ffi.new("char[]", size)
+    length = lib.ka_conf_properties(buf, size)
+    found: dict[str, str] = {}
+    for line in ffi.buffer(buf, max(0, min(length, size)))[:].decode(errors="replace").splitlines():
+        cells = [cell.strip() for cell in line.split("|")]
+        if len(cells) > 2 and cells[1] in ("P", "C", "*"):
+            found[cells[0]] = cells[1] if found.get(cells[0], cells[1]) == cells[1] else "*"
+    return found
+
+
+def native_error(error: ffi.CData) -> KafkaError:
+    """Tell why a client could not be made.
+
+    Parameters
+    ----------
+    error : ka_error *
+        What the constructor filled.
+
+    Returns
+    -------
+    KafkaError
+        A ConfigError where a configuration is at fault.
+    """
+    text = ffi.string(error.text).decode(errors="replace")
+    name = ffi.string(error.name).decode()
+    if name == "_INVALID_ARG":
+        found = re.search(r"[`'\"]([a-z0-9_]+(?:\.[a-z0-9_]+)+)[`'\"]", text)
+        return _error(found[1] if found else "", f"config: {text}")
+    return KafkaError(text, code=error.code, name=name, retriable=bool(error.retriable), fatal=bool(error.fatal))
+
+
+def _error(name: str, message: str) -> ConfigError:
+    error = ConfigError(message, name="_INVALID_ARG", code=-186)
+    error.property = name
+    return error
+
+
+def _text(name: str, value: Value) -> bytes:
+    if isinstance(value, bool):
+        return b"true" if value else b"false"
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # librdkafka reads "5.0" of an integer property as an error
+    if not isinstance(value, (str, int, float)):
+        raise _error(name, f"config: {name!r} must be str, int, float or bool, not {type(value).__name__}")
+    text = str(value)
+    if "\0" in text:
+        raise _error(name, f"config: {name!r} holds a NUL character")
+    return text.encode()

@@ -1,0 +1,163 @@
+"""Every error that kafka_async raises.
+
+::
+
+    KafkaError(Exception)           .code .name .retriable .fatal
+    ├── ConfigError(ValueError)     .property
+    ├── QueueFull(BufferError)      .accepted
+    ├── MessageTooLarge(ValueError)
+    ├── DeliveryError               .report .failed
+    ├── FlushTimeout(TimeoutError)  .outstanding .failed
+    ├── ClosedError
+    ├── ForkedError
+    └── ConsumerError
+        └── PartitionEnd            .partition
+
+Arguments of a wrong type or out of range raise :class:`TypeError` and :class:`ValueError`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+from kafka_async._native import ffi
+
+if TYPE_CHECKING:
+    from kafka_async.message import DeliveryReport, TopicPartition
+
+E = TypeVar("E", bound="KafkaError")
+
+
+class KafkaError(Exception):
+    """Something that Kafka or librdkafka reported, or that this library refuses.
+
+    Parameters
+    ----------
+    message : str
+        What happened and, where it is known, what to do.
+    code : int, default 0
+        librdkafka's error code: positive ones are the broker's, negative ones local, 0 is none.
+    name : str, default ""
+        The code's name, such as ``"UNKNOWN_TOPIC_OR_PART"`` or ``"_MSG_TIMED_OUT"``.
+    retriable : bool, default False
+        The same call may succeed later.
+    fatal : bool, default False
+        The object that raised it is of no further use: make a new one.
+    """
+
+    def __init__(
+        self, message: str = "", *, code: int = 0, name: str = "", retriable: bool = False, fatal: bool = False
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.name = name
+        self.retriable = retriable
+        self.fatal = fatal
+
+
+class ConfigError(KafkaError, ValueError):
+    """A configuration property is unknown, invalid, or set by an argument instead.
+
+    Attributes
+    ----------
+    property : str
+        The property's name.
+    """
+
+    property: str = ""
+
+
+class QueueFull(KafkaError, BufferError):
+    """A bound of the producer's queue is reached; nothing was queued.
+
+    Attributes
+    ----------
+    accepted : int
+        How many messages of the call were accepted: 0 for ``send``.
+    """
+
+    accepted: int = 0
+
+
+class MessageTooLarge(KafkaError, ValueError):
+    """A message can never be accepted: it exceeds ``message.max.bytes`` or ``queue_bytes``."""
+
+
+class DeliveryError(KafkaError):
+    """Messages failed that nobody had been told about.
+
+    Attributes
+    ----------
+    failed : int
+        How many.
+    report : DeliveryReport or None
+        The first of them, with its payload and error.
+    """
+
+    failed: int = 0
+    report: DeliveryReport | None = None
+
+
+class FlushTimeout(KafkaError, TimeoutError):
+    """Messages have no outcome yet when the time is over.
+
+    Attributes
+    ----------
+    outstanding : int
+        After ``flush``: how many are still queued. After ``stop``: how many were purged.
+    failed : int
+        How many failed that nobody has been told about yet.
+    """
+
+    outstanding: int = 0
+    failed: int = 0
+
+
+class ClosedError(KafkaError):
+    """The producer or consumer is stopped."""
+
+
+class ForkedError(KafkaError):
+    """The object was made before a fork and belongs to the parent process: make a new one."""
+
+
+class ConsumerError(KafkaError):
+    """The consumer met something that it can't survive by itself.
+
+    Attributes
+    ----------
+    partition : TopicPartition or None
+        The partition it is about.
+    """
+
+    partition: TopicPartition | None = None
+
+
+class PartitionEnd(ConsumerError):
+    """All messages of a partition were handed out (only with ``enable.partition.eof``)."""
+
+
+def from_native(cls: type[E], native: ffi.CData) -> E:
+    """Make an error of what the native core reported.
+
+    Parameters
+    ----------
+    cls : type
+        The class to raise.
+    native : ka_error *
+        A filled structure.
+
+    Returns
+    -------
+    KafkaError
+        An instance of `cls`.
+    """
+    text = ffi.string(native.text).decode(errors="replace")
+    name = ffi.string(native.name).decode()
+    return cls(
+        f"{text} ({name})" if name not in text else text,
+        code=native.code,
+        name=name,
+        retriable=bool(native.retriable),
+        fatal=bool(native.fatal),
+    )

@@ -1,0 +1,222 @@
+"""What goes through the library: messages, reports, partitions."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, Union
+
+from kafka_async._native import lib
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from kafka_async.errors import KafkaError
+
+    Payload: TypeAlias = Buffer | str | None
+    HeaderValue: TypeAlias = bytes | str | None
+    Headers: TypeAlias = Sequence[tuple[str, HeaderValue]] | Mapping[str, HeaderValue]
+
+Offset: TypeAlias = Union[int, str, "tuple[str, int]", None]
+
+_SIZES = struct.Struct("=II")
+_NONE = 0xFFFFFFFF
+_TAIL_BASE = -2000  # librdkafka's RD_KAFKA_OFFSET_TAIL(n) is this minus n
+_NAMED_OFFSETS = {
+    "beginning": lib.KA_OFFSET_BEGINNING,
+    "end": lib.KA_OFFSET_END,
+    "stored": lib.KA_OFFSET_STORED,
+}
+
+
+class TopicPartition(NamedTuple):
+    """A partition, with an offset where the call takes or gives one.
+
+    Attributes
+    ----------
+    topic : str
+    partition : int
+    offset : int, str, tuple or None
+        An offset; ``"beginning"``, ``"end"``, ``"stored"`` (what the group committed) or
+        ``("tail", n)`` (n messages before the end); None: none.
+    """
+
+    topic: str
+    partition: int
+    offset: Offset = None
+
+
+def native_offset(offset: Offset) -> int:
+    """Turn an offset of a TopicPartition into the core's number.
+
+    Parameters
+    ----------
+    offset : int, str, tuple or None
+        As in `TopicPartition`.
+
+    Returns
+    -------
+    int
+        An offset, or one of the negative numbers with a meaning.
+
+    Raises
+    ------
+    TypeError
+        It is none of these kinds.
+    ValueError
+        It is negative or an unknown name.
+    """
+    if offset is None:
+        return lib.KA_OFFSET_NONE
+    if isinstance(offset, str):
+        if offset not in _NAMED_OFFSETS:
+            raise ValueError(f"offset {offset!r}: use a number, 'beginning', 'end', 'stored' or ('tail', n)")
+        return _NAMED_OFFSETS[offset]
+    if isinstance(offset, tuple):
+        kind, count = offset
+        if kind != "tail" or isinstance(count, bool) or not isinstance(count, int) or count < 0:
+            raise ValueError(f"offset {offset!r}: use ('tail', n) with n >= 0")
+        return _TAIL_BASE - count
+    if isinstance(offset, bool) or not isinstance(offset, int):
+        raise TypeError(f"offset must be int, str, tuple or None, not {type(offset).__name__}")
+    if not 0 <= offset < 2**63:
+        raise ValueError(f"offset {offset}: must be from 0 to 2**63 - 1; names are 'beginning', 'end', 'stored'")
+    return offset
+
+
+class _MessageFields(NamedTuple):
+    value: bytes | None
+    key: bytes | None
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+    timestamp_type: str
+    packed_headers: bytes | None
+
+
+class Message(_MessageFields):
+    """One record as it came from Kafka.
+
+    Attributes
+    ----------
+    value : bytes or None
+        None for a tombstone.
+    key : bytes or None
+    topic : str
+    partition : int
+    offset : int
+    timestamp_ms : int
+        Milliseconds since the epoch, -1 when the record has none.
+    timestamp_type : str
+        ``"create"`` (set by the producer), ``"append"`` (set by the broker) or ``"none"``.
+    headers : list of (str, bytes or None)
+        In the record's order, duplicates kept.
+    """
+
+    __slots__ = ()
+
+    @property
+    def headers(self) -> list[tuple[str, bytes | None]]:
+        """Decode the headers, anew at each access."""
+        return unpack_headers(self.packed_headers)
+
+    def __repr__(self) -> str:
+        """Show every field, headers decoded."""
+        fields = ", ".join(f"{name}={getattr(self, name)!r}" for name in (*self._fields[:-1], "headers"))
+        return f"Message({fields})"
+
+
+class DeliveryReport(NamedTuple):
+    """The outcome of one message.
+
+    Attributes
+    ----------
+    topic : str
+    partition : int or None
+        None: it failed before it got one.
+    offset : int or None
+        None: it was not delivered.
+    key, value : bytes or None
+    headers : list of (str, bytes or None)
+    error : KafkaError or None
+        None: delivered.
+    latency_s : float
+        From acceptance to outcome.
+    """
+
+    topic: str
+    partition: int | None
+    offset: int | None
+    key: bytes | None
+    value: bytes | None
+    headers: list[tuple[str, bytes | None]]
+    error: KafkaError | None
+    latency_s: float
+
+
+def pack_headers(headers: Headers) -> bytes:
+    """Bring headers into the form that the core takes.
+
+    Parameters
+    ----------
+    headers : sequence of (str, bytes or str or None), or mapping
+        Order and duplicates are kept; str becomes UTF-8.
+
+    Returns
+    -------
+    bytes
+        For each: lengths of name and value, name, value.
+
+    Raises
+    ------
+    TypeError
+        A name is not str, or a value is not bytes, str or None.
+    """
+    parts: list[bytes] = []
+    for pair in headers.items() if isinstance(headers, Mapping) else headers:
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise TypeError(f"headers must be (name, value) pairs or a mapping, not {pair!r:.80}")
+        name, value = pair
+        if not isinstance(name, str):
+            raise TypeError(f"a header's name must be str, not {type(name).__name__}")
+        if "\0" in name:
+            raise ValueError(f"a header's name can't hold a NUL: {name!r:.80}")
+        encoded = name.encode()
+        if isinstance(value, str):
+            value = value.encode()
+        if value is None:
+            parts += (_SIZES.pack(len(encoded), _NONE), encoded)
+        elif isinstance(value, (bytes, bytearray, memoryview)):
+            data = bytes(value)
+            parts += (_SIZES.pack(len(encoded), len(data)), encoded, data)
+        else:
+            raise TypeError(f"header {name!r}: the value must be bytes, str or None, not {type(value).__name__}")
+    return b"".join(parts)
+
+
+def unpack_headers(packed: bytes | None) -> list[tuple[str, bytes | None]]:
+    """Undo `pack_headers`.
+
+    Parameters
+    ----------
+    packed : bytes or None
+        None: no headers.
+
+    Returns
+    -------
+    list of (str, bytes or None)
+    """
+    headers: list[tuple[str, bytes | None]] = []
+    at = 0
+    while packed and at < len(packed):
+        name_len, value_len = _SIZES.unpack_from(packed, at)
+        at += _SIZES.size
+        name = packed[at : at + name_len].decode(errors="surrogateescape")
+        at += name_len
+        if value_len == _NONE:
+            headers.append((name, None))
+        else:
+            headers.append((name, packed[at : at + value_len]))
+            at += value_len
+    return headers

@@ -1,0 +1,99 @@
+"""Numbers about a producer or a consumer, taken from native counters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kafka_async._native import ffi
+
+
+@dataclass(frozen=True, slots=True)
+class LatencySummary:
+    """A distribution of latencies, in seconds.
+
+    Percentiles are within 1.6 % of the true value; ``mean`` and ``max`` are exact. All are 0 when
+    ``count`` is 0.
+    """
+
+    count: int
+    mean: float
+    p50: float
+    p90: float
+    p99: float
+    p999: float
+    max: float
+
+
+@dataclass(frozen=True, slots=True)
+class ProducerMetrics:
+    """One consistent snapshot of a producer.
+
+    ``accepted == delivered + failed + purged + outstanding`` in every one.
+
+    Attributes
+    ----------
+    accepted : int
+        Messages that ``send`` took.
+    delivered, failed, purged : int
+        Messages by outcome.
+    dropped : int
+        Messages dropped by policy.
+    outstanding, outstanding_bytes : int
+        Messages without an outcome yet, and their keys, values and headers in bytes.
+    send_latency : LatencySummary
+        Time inside the native part of ``send``.
+    ack_latency : LatencySummary
+        From acceptance to delivery.
+    """
+
+    accepted: int
+    delivered: int
+    failed: int
+    purged: int
+    dropped: int
+    outstanding: int
+    outstanding_bytes: int
+    send_latency: LatencySummary
+    ack_latency: LatencySummary
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerMetrics:
+    """A snapshot of a consumer.
+
+    Attributes
+    ----------
+    received : int
+        Messages copied from librdkafka.
+    handed_out : int
+        Messages given to the application.
+    purged : int
+        Messages discarded because their partition was given up, or by closing.
+    prefetched, prefetched_bytes : int
+        Messages held ready, and their keys, values and headers in bytes (these include the
+        messages of the block that is being handed out).
+    age : LatencySummary
+        From a record's timestamp to the moment it left the native queue for the application.
+    """
+
+    received: int
+    handed_out: int
+    purged: int
+    prefetched: int
+    prefetched_bytes: int
+    age: LatencySummary
+
+
+def latency_summary(native: ffi.CData) -> LatencySummary:
+    """Copy a ``ka_latency``.
+
+    Parameters
+    ----------
+    native : ka_latency
+        A filled structure.
+
+    Returns
+    -------
+    LatencySummary
+    """
+    return LatencySummary(native.count, native.mean, native.p50, native.p90, native.p99, native.p999, native.max)

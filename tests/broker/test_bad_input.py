@@ -1,0 +1,251 @@
+"""What a real broker refuses, and a broker that dies, hangs or never comes back."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from kafka_server import KafkaServer
+from support import create_topic, read, reader, wait_for
+
+from kafka_async import Consumer, DeliveryError, FlushTimeout, Producer
+
+pytestmark = [pytest.mark.broker, pytest.mark.timeout(90)]
+
+LIMIT_S = 30
+BROKER_LIMIT = 1_048_588  # Kafka's default of message.max.bytes
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[KafkaServer]:
+    """A broker of our own, which may be killed."""
+    if not os.environ.get("KAFKA_ASYNC_KAFKA_LIBS"):
+        if os.environ.get("KAFKA_ASYNC_REQUIRE_BROKER") == "1":
+            pytest.fail("a Kafka that can be killed is required: set KAFKA_ASYNC_KAFKA_LIBS, see script/kafka-jars")
+        pytest.skip("needs a Kafka that can be killed: set KAFKA_ASYNC_KAFKA_LIBS")
+    properties = {
+        "auto.create.topics.enable": "false",
+        # After a kill the controller waits for the old broker's session to end.
+        "broker.session.timeout.ms": "2000",
+        "broker.heartbeat.interval.ms": "500",
+    }
+    with KafkaServer(properties=properties) as server:
+        yield server
+
+
+@pytest.fixture
+def kafka(server: KafkaServer) -> Iterator[KafkaServer]:
+    """The same, running before and after."""
+    yield server
+    with contextlib.suppress(RuntimeError):  # it runs already
+        server.start()
+
+
+@pytest.fixture
+def narrow(kafka: KafkaServer, topic: str) -> str:
+    """A topic of one partition, which keeps the order."""
+    create_topic(kafka.bootstrap_servers, topic, 1)
+    return topic
+
+
+@contextlib.contextmanager
+def frozen(server: KafkaServer) -> Iterator[None]:
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def running(job: Callable[[], None]) -> Iterator[None]:
+    """Run it in another thread meanwhile."""
+    thread = threading.Thread(target=job)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join(LIMIT_S)
+    assert not thread.is_alive()
+
+
+def numbered(count: int, start: int = 0) -> list[bytes]:
+    return [b"%d" % number for number in range(start, start + count)]
+
+
+def read_independently(servers: str, topic: str) -> list[bytes]:
+    """All values of partition 0, by another library."""
+    from confluent_kafka import Consumer, TopicPartition
+
+    consumer = Consumer({"bootstrap.servers": servers, "group.id": "unused", "enable.partition.eof": True})
+    consumer.assign([TopicPartition(topic, 0, 0)])
+    values: list[bytes] = []
+    deadline = time.monotonic() + LIMIT_S
+    while True:
+        assert time.monotonic() < deadline, f"no end after {len(values)} messages"
+        for message in consumer.consume(10_000, 0.1):
+            if message.error():
+                consumer.close()
+                return values
+            values.append(message.value() or b"")
+
+
+def test_unknown_topic_fails_its_messages_alone(kafka: KafkaServer, narrow: str) -> None:
+    config = {"topic.metadata.propagation.max.ms": 500, "message.timeout.ms": 20_000}
+    with Producer(kafka.bootstrap_servers, narrow, config=config) as producer:
+        began = time.monotonic()
+        for number in range(10):
+            producer.send(b"%d" % number)
+            producer.send(b"lost", b"key", topic="no-such-topic")
+        with pytest.raises(DeliveryError) as caught:
+            producer.flush(LIMIT_S)
+        assert time.monotonic() - began < 10
+        assert caught.value.failed == 10
+        assert caught.value.name == "_UNKNOWN_TOPIC"
+        reports = producer.failures()
+        assert [(report.topic, report.value, report.key) for report in reports] == [
+            ("no-such-topic", b"lost", b"key")
+        ] * 10
+        assert producer.metrics().delivered == 10
+        producer.send(b"10")
+    assert read_independently(kafka.bootstrap_servers, narrow) == numbered(11)
+
+
+def test_unknown_topic_is_used_when_it_appears(kafka: KafkaServer, topic: str) -> None:
+    with Producer(kafka.bootstrap_servers, topic) as producer:
+        for value in numbered(10):
+            producer.send(value)
+        with pytest.raises(FlushTimeout) as caught:
+            producer.flush(0.5)
+        assert caught.value.outstanding == 10
+        create_topic(kafka.bootstrap_servers, topic, 1)
+        producer.flush(LIMIT_S)
+    assert read_independently(kafka.bootstrap_servers, topic) == numbered(10)
+
+
+def test_message_too_large_for_the_broker_fails_alone(kafka: KafkaServer, narrow: str) -> None:
+    with Producer(kafka.bootstrap_servers, narrow, config={"message.max.bytes": 4_000_000}) as producer:
+        producer.send(b"0")
+        producer.send(b"x" * (BROKER_LIMIT + 1))
+        producer.send(b"1")
+        with pytest.raises(DeliveryError) as caught:
+            producer.flush(LIMIT_S)
+        assert caught.value.failed == 1
+        assert (caught.value.name, caught.value.code) == ("MSG_SIZE_TOO_LARGE", 10)
+        assert not caught.value.retriable
+        report = caught.value.report
+        assert report is not None
+        assert len(report.value or b"") == BROKER_LIMIT + 1
+        assert producer.metrics().delivered == 2
+        producer.send(b"2")
+    assert read_independently(kafka.bootstrap_servers, narrow) == numbered(3)
+
+
+def test_flush_ends_on_time_while_the_broker_hangs(kafka: KafkaServer, narrow: str) -> None:
+    with Producer(kafka.bootstrap_servers, narrow) as producer:
+        producer.send(b"0")
+        producer.flush(LIMIT_S)
+        with frozen(kafka):
+            for value in numbered(99, 1):
+                producer.send(value)
+            began = time.monotonic()
+            with pytest.raises(FlushTimeout) as caught:
+                producer.flush(1.0)
+            assert 1.0 <= time.monotonic() - began < 1.5
+            assert caught.value.outstanding == 99
+            assert producer.metrics().delivered == 1
+        producer.flush(LIMIT_S)
+    assert read_independently(kafka.bootstrap_servers, narrow) == numbered(100)
+
+
+def test_stop_ends_on_time_while_the_broker_hangs(kafka: KafkaServer, narrow: str) -> None:
+    producer = Producer(kafka.bootstrap_servers, narrow)
+    producer.send(b"0")
+    producer.flush(LIMIT_S)
+    with frozen(kafka):
+        for value in numbered(99, 1):
+            producer.send(value)
+        began = time.monotonic()
+        with pytest.raises(FlushTimeout) as caught:
+            producer.stop(1.0)
+        assert 1.0 <= time.monotonic() - began < 2.5
+        assert caught.value.outstanding == 99
+        metrics = producer.metrics()
+        assert (metrics.accepted, metrics.delivered, metrics.purged, metrics.outstanding) == (100, 1, 99, 0)
+
+
+def test_messages_fail_on_time_when_the_broker_is_gone(kafka: KafkaServer, narrow: str) -> None:
+    config = {"message.timeout.ms": 2000}
+    with Producer(kafka.bootstrap_servers, narrow, config=config) as producer:
+        producer.send(b"0")
+        producer.flush(LIMIT_S)
+        kafka.kill()
+        for value in numbered(500, 1):
+            producer.send(value)
+        with pytest.raises(DeliveryError) as caught:
+            producer.flush(LIMIT_S)
+        assert caught.value.failed == 500
+        reports = producer.failures()
+        assert [report.value for report in reports] == numbered(500, 1)
+        assert {report.error.name for report in reports if report.error} == {"_MSG_TIMED_OUT"}
+        assert min(report.latency_s for report in reports) >= 2.0
+        assert max(report.latency_s for report in reports) <= 4.0
+        metrics = producer.metrics()
+        assert (metrics.accepted, metrics.delivered, metrics.failed, metrics.outstanding) == (501, 1, 500, 0)
+
+
+def test_producer_survives_a_kill_without_loss_or_repetition(kafka: KafkaServer, narrow: str) -> None:
+    count = 60_000
+    config = {"enable.idempotence": True, "linger.ms": 1}
+    killed, started = threading.Event(), threading.Event()
+
+    def send() -> None:
+        for number, value in enumerate(numbered(count)):
+            if number == count // 2:
+                assert killed.wait(LIMIT_S)
+            if number == count // 2 + 5000:
+                assert started.wait(LIMIT_S)
+            producer.send(value)
+
+    with Producer(kafka.bootstrap_servers, narrow, config=config, on_full="block", queue_messages=10_000) as producer:
+        with running(send):
+            wait_for(lambda: producer.metrics().delivered >= 1000, LIMIT_S, "1000 deliveries")
+            kafka.kill()
+            killed.set()
+            kafka.start()
+            started.set()
+        producer.flush(LIMIT_S)
+        metrics = producer.metrics()
+        assert (metrics.accepted, metrics.delivered, metrics.failed) == (count, count, 0)
+    assert read_independently(kafka.bootstrap_servers, narrow) == numbered(count)
+
+
+@pytest.mark.parametrize("group", [False, True], ids=["without group", "in a group"])
+def test_consumer_survives_a_kill_without_loss_or_repetition(kafka: KafkaServer, narrow: str, group: bool) -> None:
+    servers = kafka.bootstrap_servers
+    half = 20_000
+    # Small batches, fetched one by one: at the time of the kill there is still something to fetch.
+    config: dict[str, str | int] = {"auto.offset.reset": "earliest", "max.partition.fetch.bytes": 5000}
+    consumer = (
+        Consumer(servers, narrow, group_id=narrow, config=config) if group else reader(servers, narrow, config=config)
+    )
+    batches = {"enable.idempotence": True, "batch.num.messages": 200}
+    with Producer(servers, narrow, config=batches) as producer, consumer:
+        for value in numbered(half):
+            producer.send(value)
+        producer.flush(LIMIT_S)
+        values = [message.value for message in read(consumer, 1000, LIMIT_S)]
+        kafka.kill()
+        assert consumer.metrics().received < half
+        kafka.start()
+        for value in numbered(half, half):
+            producer.send(value)
+        values += [message.value for message in read(consumer, 2 * half - len(values), LIMIT_S)]
+        assert consumer.poll_message(0.5) is None
+    assert values == numbered(2 * half)
+    assert read_independently(servers, narrow) == numbered(2 * half)

@@ -1,0 +1,50 @@
+"""Fixtures: the embedded cluster by default, a real broker where one is named."""
+
+from __future__ import annotations
+
+import logging
+import os
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from kafka_async.testing import MockCluster
+
+REQUIRE_BROKER = os.environ.get("KAFKA_ASYNC_REQUIRE_BROKER") == "1"
+BROKER = os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("broker") and not BROKER:
+        if REQUIRE_BROKER:
+            pytest.fail("a real Kafka is required: set KAFKA_BOOTSTRAP_SERVERS")
+        pytest.skip("needs a real Kafka: set KAFKA_BOOTSTRAP_SERVERS")
+
+
+@pytest.fixture(autouse=True)
+def _logger() -> Iterator[None]:
+    """The command line sets the logger up for a process of its own."""
+    logger = logging.getLogger("kafka_async")
+    before = logger.handlers[:], logger.level, logger.propagate
+    yield
+    logger.handlers[:], logger.propagate = before[0], before[2]
+    logger.setLevel(before[1])
+
+
+@pytest.fixture
+def cluster() -> Iterator[MockCluster]:
+    with MockCluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def topic() -> str:
+    """A name that no other test uses."""
+    return f"t-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def broker() -> str:
+    assert BROKER
+    return BROKER

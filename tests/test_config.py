@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import pytest
+from support import NOBODY
+
+import kafka_async.config
+from kafka_async import ConfigError, Consumer, KafkaError, Producer
+from kafka_async._native import lib
+
+
+@pytest.mark.parametrize("kind", [Producer, Consumer])
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("no.such.property", 1, "no property 'no.such.property'"),
+        ("socket.timeout.ms", "soon", "socket.timeout.ms"),
+        ("socket.timeout.ms", -5, "socket.timeout.ms"),
+        ("client.id", None, "must be str, int, float or bool"),
+        ("client.id", ["x"], "must be str, int, float or bool"),
+        ("client.id", "a\0b", "NUL"),
+        ("bootstrap.servers", "x:1", "bootstrap_servers"),
+        ("metadata.broker.list", "x:1", "bootstrap_servers"),
+        ("log.queue", True, "log"),
+        ("security.protocol", "carrier-pigeon", "security.protocol"),
+    ],
+)
+def test_bad_property_is_named(kind: type, name: str, value: object, text: str) -> None:
+    with pytest.raises(ConfigError, match=text.replace(".", r"\.")) as caught:
+        kind(NOBODY, "t", config={name: value})
+    assert caught.value.property == name
+    assert isinstance(caught.value, (KafkaError, ValueError))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value", "text"),
+    [
+        (Producer, "queue.buffering.max.messages", 5, "queue_messages"),
+        (Producer, "queue.buffering.max.kbytes", 5, "queue_bytes"),
+        (Producer, "delivery.report.only.error", True, "outcome"),
+        (Producer, "max.poll.interval.ms", 1000, "property of a consumer"),
+        (Producer, "group.id", "g", "property of a consumer"),
+        (Consumer, "group.id", "g", "group_id"),
+        (Consumer, "enable.auto.offset.store", True, "enable.auto.commit"),
+        (Consumer, "queued.min.messages", 5, "prefetch_messages"),
+        (Consumer, "queued.max.messages.kbytes", 5, "prefetch_bytes"),
+        (Consumer, "linger.ms", 5, "property of a producer"),
+    ],
+)
+def test_property_that_would_break_a_promise_names_the_argument(
+    kind: type, name: str, value: object, text: str
+) -> None:
+    with pytest.raises(ConfigError, match=text) as caught:
+        kind(NOBODY, "t", config={name: value})
+    assert caught.value.property == name
+
+
+def test_combination_that_librdkafka_refuses_is_a_config_error() -> None:
+    with pytest.raises(ConfigError):
+        Producer(NOBODY, config={"security.protocol": "sasl_plaintext", "sasl.mechanism": "NO-SUCH"})
+
+
+def test_values_of_every_kind_reach_librdkafka() -> None:
+    settings = {"client.id": "me", "socket.timeout.ms": 5000, "socket.keepalive.enable": True, "linger.ms": 2.0}
+    config = kafka_async.config.Config(lib.KA_PRODUCER, NOBODY, settings, {})
+    assert config.get("client.id") == "me"
+    assert config.get("socket.timeout.ms") == "5000"
+    assert config.get("socket.keepalive.enable") == "true"
+    assert config.number("linger.ms", -1) == 2
+
+
+def test_defaults_apply_and_can_be_overridden() -> None:
+    config = kafka_async.config.Config(lib.KA_PRODUCER, NOBODY, None, {})
+    assert config.number("linger.ms", -1) == 0
+    assert config.get("socket.nagle.disable") == "true"
+    config = kafka_async.config.Config(lib.KA_PRODUCER, NOBODY, {"queue.buffering.max.ms": 7}, {})
+    assert config.number("linger.ms", -1) == 7
+    config = kafka_async.config.Config(lib.KA_CONSUMER, NOBODY, None, {"group.id": "g"})
+    known = "fetch.queue.backoff.ms" in kafka_async.config.properties()
+    assert config.get("fetch.queue.backoff.ms") == ("2" if known else None)
+
+
+def test_every_default_has_a_reason_and_is_a_property_somewhere() -> None:
+    known = kafka_async.config.properties()
+    newer = {"fetch.queue.backoff.ms"}  # since 2.2.0
+    for defaults in (kafka_async.config.PRODUCER_DEFAULTS, kafka_async.config.CONSUMER_DEFAULTS):
+        for name, (_, reason) in defaults.items():
+            assert name in known or name in newer
+            assert len(reason) > 10
+
+
+@pytest.mark.parametrize("name", ["sasl.password", "ssl.key.password", "ssl.key.pem"])
+def test_secret_is_never_shown(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    secret = "hunter2\0" if name != "ssl.key.pem" else "hunter2-not-a-key"
+    with pytest.raises(KafkaError) as caught:
+        Producer(NOBODY, config={name: secret, "security.protocol": "ssl"})
+    assert "hunter2" not in str(caught.value) + repr(caught.value) + caplog.text
