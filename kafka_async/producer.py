@@ -136,7 +136,8 @@ class Producer:
         partition : int, optional
             Instead of the partitioner's choice.
         timestamp_ms : int, optional
-            Milliseconds since the epoch; by default the time of the call.
+            Milliseconds since the epoch, at least 1 (librdkafka takes 0 for "now"); by default the
+            time of the call.
         headers : sequence of (str, bytes or str or None), or mapping, optional
             Order and duplicates are kept.
 
@@ -183,7 +184,7 @@ class Producer:
             self._native,
             number,
             lib.KA_PARTITION_ANY if partition is None else _integer("partition", partition, 2**31 - 1),
-            -1 if timestamp_ms is None else _integer("timestamp_ms", timestamp_ms, 2**63 - 1),
+            -1 if timestamp_ms is None else _integer("timestamp_ms", timestamp_ms, 2**63 - 1, least=1),
             value_at,
             value_len,
             key_at,
@@ -423,15 +424,15 @@ def _check_topic(topic: str) -> None:
         raise ValueError(f"topic {topic!r:.80}: 1 to 249 of the characters a-z A-Z 0-9 . _ - are allowed")
 
 
-def _integer(name: str, number: int, most: int) -> int:
+def _integer(name: str, number: int, most: int, *, least: int = 0) -> int:
     if isinstance(number, bool):
         raise TypeError(f"{name} must be int, not bool")
     try:
         number = operator.index(number)
     except TypeError:
         raise TypeError(f"{name} must be int, not {type(number).__name__}") from None
-    if not 0 <= number <= most:
-        raise ValueError(f"{name} must be from 0 to {most}, not {number}")
+    if not least <= number <= most:
+        raise ValueError(f"{name} must be from {least} to {most}, not {number}")
     return number
 
 

@@ -407,6 +407,7 @@ def test_largest_message_goes_through(cluster: MockCluster, one: str) -> None:
         (ValueError, {"value": b"x", "partition": 2**31}),
         (TypeError, {"value": b"x", "timestamp_ms": 1.0}),
         (ValueError, {"value": b"x", "timestamp_ms": -1}),
+        (ValueError, {"value": b"x", "timestamp_ms": 0}),
         (TypeError, {"value": b"x", "headers": [("a", 1)]}),
         (TypeError, {"value": b"x", "headers": [(b"a", b"1")]}),
         (TypeError, {"value": b"x", "headers": ["ab"]}),
