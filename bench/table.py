@@ -48,7 +48,13 @@ TABLES: dict[str, list[tuple[str, dict[str, tuple[str, float, int]]]]] = {
         ("Until all are delivered (thousand messages/s)", {"messages_s": ("k/s", 1e-3, 0)}),
     ],
     "consumer": [
-        ("Whole path from the broker (thousand messages/s)", {"messages_s": ("k/s", 1e-3, 0)}),
+        (
+            "Whole path from the broker",
+            {
+                "first_ms": ("first message, ms after opening", 1, 0),
+                "messages_s": ("then, thousand messages/s", 1e-3, 0),
+            },
+        ),
     ],
     "prefetched": [
         (

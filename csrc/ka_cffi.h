@@ -12,16 +12,14 @@
 
 #include "ka.h"
 
-/* KA_GIL_RULE: 0 never release, 2 always release. Only for the tests that must see the rule
- * broken to be worth anything. */
-#ifndef KA_GIL_RULE
-#define KA_GIL_RULE 1
-#endif
+#define KA_IS_WAIT (strncmp(__func__, "_cffi_f_ka_wait_", sizeof "_cffi_f_ka_wait_" - 1) == 0)
 
-#if KA_GIL_RULE == 1
-#define KA_MAY_WAIT (strncmp(__func__, "_cffi_f_ka_wait_", sizeof "_cffi_f_ka_wait_" - 1) == 0)
+/* KA_GIL_FLIP names one function that gets the wrong rule, for a build that the tests of the rule
+ * must refuse. */
+#ifdef KA_GIL_FLIP
+#define KA_MAY_WAIT (KA_IS_WAIT != (strcmp(__func__, "_cffi_f_" KA_GIL_FLIP) == 0))
 #else
-#define KA_MAY_WAIT (KA_GIL_RULE == 2)
+#define KA_MAY_WAIT KA_IS_WAIT
 #endif
 
 #undef Py_BEGIN_ALLOW_THREADS
