@@ -262,7 +262,10 @@ int ka_producer_close(ka_producer *p, int64_t timeout_us)
 static int64_t check_closed(ka_producer *p, int64_t arg)
 {
     (void)arg;
-    return atomic_load(&p->state) == CLOSED_DOWN ? atomic_load(&p->lost) : KA_EMPTY;
+    if (atomic_load(&p->state) != CLOSED_DOWN)
+        return KA_EMPTY;
+    atomic_store(&p->told, 1);
+    return atomic_load(&p->lost);
 }
 
 int64_t ka_wait_producer_closed(ka_producer *p, int64_t timeout_us)
@@ -274,6 +277,8 @@ void kai_producer_unreference(ka_producer *p)
 {
     if (atomic_fetch_sub(&p->references, 1) > 1)
         return;
+    if (!atomic_load(&p->told))
+        kai_lose(atomic_load(&p->lost));
     for (int32_t i = 0; i < p->topics; i++)
         free(kai_topic_at(p, i)->name);
     for (int32_t i = 0; i < p->topics; i += TOPIC_CHUNK)
@@ -293,7 +298,6 @@ void ka_producer_release(ka_producer *p)
 {
     if (is_foreign(p))
         return;
-    atomic_store(&p->released, 1);
     ka_producer_close(p, RELEASE_TIMEOUT_US);
     kai_producer_unreference(p);
 }

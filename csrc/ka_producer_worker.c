@@ -251,7 +251,5 @@ void kai_producer_end(void *self)
         p->chunks = chunk->next;
         free(chunk);
     }
-    if (atomic_load(&p->released))
-        kai_lose(atomic_load(&p->lost));
     kai_producer_unreference(p);
 }

@@ -62,6 +62,27 @@ def test_exit_says_how_many_messages_were_lost() -> None:
     assert "7 messages were lost" in done.stderr
 
 
+def test_loss_that_stop_told_is_not_told_again() -> None:
+    done = run_python(
+        """
+        import sys
+        from kafka_async import FlushTimeout, Producer
+        def main():
+            producer = Producer(sys.argv[1], "t", queue_messages=300_000)
+            for _ in range(300_000):
+                producer.send(b"x" * 100)
+            try:
+                producer.stop(0)
+            except FlushTimeout as error:
+                print(error.outstanding)
+        main()
+        """,
+        NOBODY,
+    )
+    check(done, "300000\n")
+    assert done.stderr == ""
+
+
 def test_exit_by_an_exception_delivers_too(t: MockCluster) -> None:
     done = run_python(
         """
