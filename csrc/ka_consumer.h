@@ -23,6 +23,7 @@
  * ka_consumer.c: open and most callers. ka_block.c: the polling thread's side. ka_command.c: what is
  * asked of the worker. ka_consumer_worker.c: the worker. ka_partition.c: its table of partitions.
  * ka_receive.c: into the ring. ka_discover.c: partitions without a group.
+ * ka_nudge.c: a stall of old librdkafkas.
  */
 #ifndef KA_CONSUMER_H
 #define KA_CONSUMER_H
@@ -134,6 +135,11 @@ struct ka_consumer {
     topic *last_topic;
     int64_t stored_ns;
 
+    /* Since librdkafka's queue was empty; see ka_nudge.c. */
+    int64_t fresh_messages, fresh_bytes, nudged_ns;
+    int nudge_due;
+    _Atomic int nudging; /* a nudge is under way */
+
     /* Without a group. The worker's but while a lookup runs; lookup says which. */
     wanted *wanted;
     int64_t wanted_count;
@@ -212,6 +218,13 @@ void kai_on_error(rd_kafka_t *rk, int code, const char *reason, void *opaque);
 int kai_discover(ka_consumer *c);
 /* Look for partitions of these topics (NULL: of none) from now on. Not while a lookup runs. */
 void kai_wanted_set(ka_consumer *c, const rd_kafka_topic_partition_list_t *list);
+
+/* ka_nudge.c; both on the worker */
+
+/* librdkafka's queue has run empty. */
+void kai_nudge_empty(ka_consumer *c);
+/* Wake librdkafka's fetchers if they may sleep for no reason. Returns when to look again. */
+int64_t kai_nudge(ka_consumer *c);
 
 /* ka_consumer_worker.c */
 

@@ -120,7 +120,9 @@ int64_t kai_consumer_step(void *self)
     if (run_commands(c) + kai_receive(c) + kai_discover(c))
         return KAI_STEP_AGAIN;
     now = kai_now_ns();
-    next = now + TICK_NS;
+    next = kai_nudge(c);
+    if (next > now + TICK_NS)
+        next = now + TICK_NS;
     if (atomic_load(&c->unstored)) {
         if (now >= c->stored_ns + STORE_NS) {
             pthread_mutex_lock(&c->lock);
@@ -131,7 +133,8 @@ int64_t kai_consumer_step(void *self)
             pthread_mutex_unlock(&c->lock);
             kai_offsets_store(c);
         }
-        next = c->stored_ns + STORE_NS;
+        if (c->stored_ns + STORE_NS < next)
+            next = c->stored_ns + STORE_NS;
     }
     if (c->wanted_count && atomic_load(&c->lookup) == LOOKUP_IDLE && c->discover_ns < next)
         next = c->discover_ns;

@@ -99,7 +99,7 @@ struct ka_producer {
     _Alignas(KAI_CACHE_LINE) _Atomic uint64_t room;
     _Atomic int state;
     _Atomic int64_t close_deadline_ns;
-    _Atomic int told; /* somebody has asked for the count of lost messages */
+    _Atomic int told;             /* somebody has asked for the count of lost messages */
     _Atomic uint64_t flush_asked; /* the largest ticket */
     kai_ring ring;
     kai_hist send_latency;

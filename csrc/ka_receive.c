@@ -56,6 +56,8 @@ static void push_message(ka_consumer *c, partition *p, const rd_kafka_message_t 
     to = kai_append(to, m->key, (int64_t)m->key_len);
     if (headers_len)
         kai_headers_pack(headers, to);
+    c->fresh_messages++;
+    c->fresh_bytes += (int64_t)bytes;
     atomic_fetch_add(&c->received, 1);
     atomic_fetch_add(&c->held_messages, 1);
     atomic_fetch_add(&c->held_bytes, (int64_t)bytes);
@@ -141,8 +143,10 @@ int kai_receive(ka_consumer *c)
             if (!has_room(c))
                 break;
         }
-        if (!(m = rd_kafka_consume_queue(c->messages, 0)))
+        if (!(m = rd_kafka_consume_queue(c->messages, 0))) {
+            kai_nudge_empty(c);
             break;
+        }
         receive(c, m);
     }
     return n;

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable
 
 import pytest
 from support import create_topic, read, reader, send_all
 
-from kafka_async import Consumer, ConsumerError, Message
+from kafka_async import Consumer, ConsumerError, Message, Producer
 
 pytestmark = pytest.mark.broker
 
@@ -60,6 +61,24 @@ def test_stop_by_another_thread_leaves_the_message_in_hand(broker: str, hundred:
     thread.join()
     with Consumer(broker, hundred, group_id=hundred, config=config) as consumer:
         assert read(consumer, 1)[0].value == handled[-1].value
+
+
+def test_small_prefetch_never_stalls_for_a_second(broker: str, topic: str) -> None:
+    """librdkafka before 2.2 looks at a queue that was full again after a second."""
+    create_topic(broker, topic, 2)
+    with Producer(broker, topic, on_full="block", config={"linger.ms": 5}) as producer:
+        for number in range(200_000):
+            producer.send(b"x" * 100, partition=number % 2)
+    gaps = []
+    with reader(broker, topic, prefetch_messages=10_000) as consumer:
+        read(consumer, 1)
+        last = time.monotonic()
+        for _ in range(199_999):
+            assert consumer.poll_message(20) is not None
+            now = time.monotonic()
+            gaps.append(now - last)
+            last = now
+    assert max(gaps) < 0.8
 
 
 def test_unknown_topic_raises_once_and_is_read_when_it_appears(broker: str, topic: str) -> None:

@@ -1,0 +1,74 @@
+/* Against the stall of librdkafka before 2.2, which has no fetch.queue.backoff.ms: a broker thread that
+ * found its partitions' queue full looks again after a fixed second, however soon we emptied it. It
+ * does so earlier when something else wakes it. So when the queue has run empty after it may have
+ * been full, the control thread asks every leader for an offset, the cheapest request that goes to
+ * just the threads that sleep.
+ */
+#include <stdlib.h>
+
+#include "ka_consumer.h"
+
+enum { TIMEOUT_MS = 1000 };
+
+static const int64_t PAUSE_NS = 10000000; /* between two nudges */
+
+typedef struct {
+    kai_job job;
+    ka_consumer *c; /* outlives the job: the control thread is joined before the end */
+    rd_kafka_topic_partition_list_t *partitions;
+} nudge_job;
+
+/* Runs on the control thread. The answer does not matter. */
+static void run(kai_job *job)
+{
+    nudge_job *n = (nudge_job *)(void *)job;
+    ka_consumer *c = n->c;
+
+    rd_kafka_offsets_for_times(c->rk, n->partitions, TIMEOUT_MS);
+    rd_kafka_topic_partition_list_destroy(n->partitions);
+    free(n);
+    atomic_store(&c->nudging, 0);
+    kai_wake_notify(&c->worker.wake);
+}
+
+static void start(ka_consumer *c)
+{
+    nudge_job *n = kai_must(malloc(sizeof *n));
+
+    *n = (nudge_job){.job.run = run, .c = c, .partitions = rd_kafka_topic_partition_list_new(16)};
+    for (int64_t t = 0; t < c->topic_count; t++)
+        for (int32_t i = 0; i < c->topics[t]->size; i++)
+            if (c->topics[t]->partitions[i] && c->topics[t]->partitions[i]->assigned)
+                rd_kafka_topic_partition_list_add(n->partitions, c->topics[t]->name, i)->offset =
+                    INT64_MAX; /* as a timestamp: found to be beyond the end without a search */
+    atomic_store(&c->nudging, 1);
+    if (n->partitions->cnt == 0 || kai_control_submit(&c->control, &n->job) != 0) {
+        rd_kafka_topic_partition_list_destroy(n->partitions);
+        free(n);
+        atomic_store(&c->nudging, 0);
+    }
+}
+
+void kai_nudge_empty(ka_consumer *c)
+{
+    /* librdkafka's half of the bounds is as large as ours: the queue was full at most if so much
+     * came out of it since it was empty. */
+    c->nudge_due |= c->fresh_messages >= c->options.prefetch_messages ||
+                    c->fresh_bytes >= c->options.prefetch_bytes;
+    c->fresh_messages = c->fresh_bytes = 0;
+}
+
+int64_t kai_nudge(ka_consumer *c)
+{
+    int64_t now;
+
+    if (!c->nudge_due || atomic_load(&c->nudging) || rd_kafka_version() >= 0x02020000)
+        return KAI_FOREVER;
+    now = kai_now_ns();
+    if (now < c->nudged_ns + PAUSE_NS)
+        return c->nudged_ns + PAUSE_NS;
+    c->nudge_due = 0;
+    c->nudged_ns = now;
+    start(c);
+    return KAI_FOREVER;
+}
