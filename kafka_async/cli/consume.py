@@ -17,9 +17,6 @@ from kafka_async.errors import PartitionEnd
 from kafka_async.message import Message
 
 _IDLE_S = 0.1  # how long a signal or a reader that went away may go unnoticed while nothing comes
-# Old librdkafkas stop fetching for a second when they hold so many; with small messages that is every
-# blink. prefetch_bytes bounds the memory.
-_PREFETCH_MESSAGES = 1_000_000
 _GATHER = 64 * 1024  # what a pipe holds
 
 
@@ -51,9 +48,7 @@ def run(args: argparse.Namespace, screen: Screen, signals: Signals) -> int:
     gather = 0 if args.group or terminal else _GATHER
     output = _Output(sys.stdout.fileno(), signals, gather)
     with usage():
-        consumer = Consumer(
-            args.bootstrap_servers, group_id=args.group, config=config, prefetch_messages=_PREFETCH_MESSAGES
-        )
+        consumer = Consumer(args.bootstrap_servers, group_id=args.group, config=config)
     try:
         with consumer:
             reach(args.bootstrap_servers)
