@@ -21,15 +21,18 @@ from table import Case, Values
 PAYLOAD = b"x" * 100
 
 
-class Counter:
-    """Counts deliveries; what an application would at least do with them."""
+class Outcomes:
+    """Counts delivery reports of confluent-kafka; the least that an application does with them."""
 
     def __init__(self) -> None:
-        self.delivered = 0
+        self.delivered = self.failed = 0
 
     def __call__(self, error: object, _message: object) -> None:
-        """Take a delivery report of confluent-kafka."""
-        self.delivered += error is None
+        """Take a report."""
+        if error is None:
+            self.delivered += 1
+        else:
+            self.failed += 1
 
 
 def send_cases(broker: Broker, calls: int) -> list[Case]:
@@ -64,16 +67,20 @@ def _rivals(broker: Broker, config: Properties) -> dict[str, Run]:
             raise RuntimeError(f"not everything was delivered: {metrics}")
         return values
 
-    def theirs(measure: Measure, count: int, statement: str, counter: Counter | None = None) -> Values:
+    def theirs(measure: Measure, count: int, statement: str) -> Values:
+        outcomes = Outcomes()
         with opened_confluent_producer(broker, config) as producer:
-            names = {"produce": producer.produce, "poll": producer.poll, "topic": broker.topic, "report": counter}
-            return measure(statement, names, lambda: _flush(producer), count)
+            names = {"produce": producer.produce, "poll": producer.poll, "topic": broker.topic, "outcomes": outcomes}
+            values = measure(statement, names, lambda: _flush(producer), count)
+        if outcomes.failed:
+            raise RuntimeError(f"{outcomes.failed} messages failed")
+        return values
 
     def bare(measure: Measure, count: int) -> Values:
         return theirs(measure, count, "produce(topic, value)")
 
     def with_outcome(measure: Measure, count: int) -> Values:
-        return theirs(measure, count, "produce(topic, value, on_delivery=report); poll(0)", Counter())
+        return theirs(measure, count, "produce(topic, value, on_delivery=outcomes); poll(0)")
 
     return {
         "kafka_async send": ours,

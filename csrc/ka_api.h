@@ -103,6 +103,7 @@ typedef struct {
     int64_t queue_messages; /* bound on messages from acceptance to outcome, 1 .. 10,000,000 */
     int64_t queue_bytes;    /* bound on key + value + headers of them, 1 .. 2^38 - 1 */
     int32_t log;            /* 1: librdkafka's lines go to the log ring */
+    const char *topic;      /* of ka_producer_send(), copied; NULL: none */
 } ka_producer_options;
 
 typedef struct {
@@ -132,9 +133,10 @@ ka_producer *ka_wait_producer_open(ka_conf *conf, const ka_producer_options *opt
 /* A number for a topic's name (copied), the same for the same name. KA_NOMEM, KA_FORKED. */
 int32_t ka_producer_topic(ka_producer *p, const char *name);
 
-/* Accept a message: value is copied, and the call never waits. value NULL: a tombstone.
- * KA_FULL, KA_TOO_LARGE, KA_CLOSED, KA_FORKED: nothing was queued. */
-int ka_producer_send(ka_producer *p, int32_t topic, const char *value, int64_t value_len);
+/* Accept a message for the topic of the options: value is copied, and the call never waits. value
+ * NULL: a tombstone. KA_FULL, KA_TOO_LARGE, KA_CLOSED, KA_FORKED, KA_INVALID (no topic): nothing was
+ * queued. */
+int ka_producer_send(ka_producer *p, const char *value, int64_t value_len);
 
 /* The same with everything a record can carry. key NULL: none. timestamp_ms < 0: the time of the call.
  * headers: a block of (uint32 name length, uint32 value length or UINT32_MAX for none, name,

@@ -32,4 +32,10 @@
         PyEval_RestoreThread(ka_saved); \
     }
 
+/* No call reports by errno, so cffi need not carry it across. */
+#undef _cffi_restore_errno
+#undef _cffi_save_errno
+#define _cffi_restore_errno() ((void)0)
+#define _cffi_save_errno() ((void)0)
+
 #endif

@@ -84,10 +84,10 @@ int ka_producer_send_record(ka_producer *p, int32_t topic_number, int32_t partit
     return KA_OK;
 }
 
-int ka_producer_send(ka_producer *p, int32_t topic_number, const char *value, int64_t value_len)
+int ka_producer_send(ka_producer *p, const char *value, int64_t value_len)
 {
-    return ka_producer_send_record(p, topic_number, KA_PARTITION_ANY, -1, value, value_len, NULL, 0,
-                                   NULL, 0);
+    return ka_producer_send_record(p, p->default_topic, KA_PARTITION_ANY, -1, value, value_len,
+                                   NULL, 0, NULL, 0);
 }
 
 topic *kai_topic_at(ka_producer *p, int32_t number)
@@ -382,6 +382,7 @@ ka_producer *ka_wait_producer_open(ka_conf *conf, const ka_producer_options *opt
     if (kai_ring_init(&p->ring, ring_capacity(p)) != 0)
         return abandon(p, err, RD_KAFKA_RESP_ERR__CRIT_SYS_RESOURCE,
                        "no address space for the queue: lower queue_bytes or queue_messages");
+    p->default_topic = options->topic ? ka_producer_topic(p, options->topic) : -1;
     rd_kafka_conf_set_events(conf->rd, RD_KAFKA_EVENT_DR | RD_KAFKA_EVENT_ERROR);
     p->rk = kai_conf_create(conf, RD_KAFKA_PRODUCER, p, options->log, err);
     if (!p->rk)

@@ -92,6 +92,7 @@ struct ka_producer {
     int64_t max_message; /* what librdkafka allows for key + value + headers */
     int linger;          /* a flush has something to override */
     int log;
+    int32_t default_topic;  /* < 0: none */
     uint32_t process;       /* kai_process at open */
     _Atomic int references; /* the facade's and the worker's; the last one frees */
 

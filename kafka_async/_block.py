@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import repeat
 
 from kafka_async._native import ffi, lib
@@ -91,24 +91,33 @@ class BlockReader:
         headers = none
         if flags & lib.KA_HAS_HEADERS:
             headers = _optional(payload, self._headers_at[:count].tolist(), self._headers_end[:count].tolist())
+        topics = self._topic[:count].tolist()
+        self._learn_names(max(topics))
         fields = zip(
             values,
             keys,
-            map(self._name_of, self._topic[:count].tolist()),
+            _look_up(self._topic_names, topics),
             self._partition[:count].tolist(),
             self._offset[:count].tolist(),
             self._timestamp_ms[:count].tolist(),
-            map(_TIMESTAMP_TYPES.__getitem__, self._timestamp_type[:count].tolist()),
+            _look_up(_TIMESTAMP_TYPES, self._timestamp_type[:count].tolist()),
             headers,
             strict=False,  # where a column is missing, None repeats without end
         )
         return map(_new_message, repeat(Message), fields)
 
-    def _name_of(self, number: int) -> str:
+    def _learn_names(self, number: int) -> None:
         names = self._topic_names
         while number >= len(names):
             names.append(ffi.string(lib.ka_consumer_topic_name(self._consumer, len(names))).decode())
-        return names[number]
+
+
+def _look_up(table: Sequence[str], numbers: list[int]) -> Iterable[str]:
+    """Name the numbers of a column; most blocks hold one number only, which is then looked up once."""
+    first = numbers[0]
+    if numbers.count(first) == len(numbers):
+        return repeat(table[first])
+    return map(table.__getitem__, numbers)
 
 
 def _optional(payload: ffi.buffer, starts: list[int], ends: list[int]) -> Iterator[bytes | None]:

@@ -18,7 +18,18 @@ from kafka_async.message import DeliveryReport, pack_headers, unpack_headers
 from kafka_async.metrics import ProducerMetrics, latency_summary
 
 if TYPE_CHECKING:
+    from typing_extensions import TypedDict, Unpack
+
     from kafka_async.message import Headers, Payload
+
+    class SendOptions(TypedDict, total=False):
+        """The keyword arguments of `Producer.send`."""
+
+        topic: str | None
+        partition: int | None
+        timestamp_ms: int | None
+        headers: Headers | None
+
 
 _send = lib.ka_producer_send
 _KEPT_FAILURES = 1000  # the core's own bound
@@ -101,7 +112,8 @@ class Producer:
         if log:
             _log.start()
         error = ffi.new("ka_error *")
-        options = ffi.new("ka_producer_options *", (queue_messages, queue_bytes, bool(log)))
+        name = ffi.NULL if topic is None else ffi.new("char[]", topic.encode())
+        options = ffi.new("ka_producer_options *", (queue_messages, queue_bytes, bool(log), name))
         native = lib.ka_wait_producer_open(conf.native, options, error)
         if not native:
             raise native_error(error)
@@ -114,11 +126,7 @@ class Producer:
         self,
         value: Payload,
         key: Payload = None,
-        *,
-        topic: str | None = None,
-        partition: int | None = None,
-        timestamp_ms: int | None = None,
-        headers: Headers | None = None,
+        **options: Unpack[SendOptions],
     ) -> None:
         """Accept a message and return; its outcome comes later.
 
@@ -152,27 +160,21 @@ class Producer:
         ClosedError, ForkedError
             The producer is stopped, or belongs to the parent process.
         """
-        # The common case costs one native call and no conversion.
-        if (
-            value.__class__ is bytes
-            and key is None
-            and topic is None
-            and partition is None
-            and timestamp_ms is None
-            and headers is None
-            and _send(self._native, self._default_topic, value, len(value)) == 0
-        ):
+        # The common case costs one native call and no conversion. Options are collected, since defaults of
+        # keyword-only parameters would be looked up one by one, a tenth of the whole call.
+        if value.__class__ is bytes and key is None and not options and _send(self._native, value, len(value)) == 0:
             return
-        self._send_record(value, key, topic, partition, timestamp_ms, headers)
+        self._send_record(value, key, **options)
 
     def _send_record(
         self,
         value: Payload,
         key: Payload,
-        topic: str | None,
-        partition: int | None,
-        timestamp_ms: int | None,
-        headers: Headers | None,
+        *,
+        topic: str | None = None,
+        partition: int | None = None,
+        timestamp_ms: int | None = None,
+        headers: Headers | None = None,
     ) -> None:
         number = self._default_topic if topic is None else self._topic_number(topic)
         if number == _NO_TOPIC:

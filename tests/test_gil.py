@@ -88,7 +88,7 @@ class Objects:
         self.error = ffi.new("ka_error *")
         self.where = ffi.new("ka_partition *")
         self.cluster = cluster
-        self.producer_options = ffi.new("ka_producer_options *", (10, 1000, 0))
+        self.producer_options = ffi.new("ka_producer_options *", (10, 1000, 0, ffi.NULL))
         self.consumer_options = ffi.new("ka_consumer_options *", (10, 1000, 0, 0, 0, 0))
         self.names = (b"new-%d" % number for number in itertools.count())
 
@@ -109,7 +109,7 @@ class Objects:
             "ka_conf_properties": lambda: (buf, 1 << 20),
             "ka_conf_free": lambda: (lib.ka_conf_new(),),
             "ka_producer_topic": lambda: (p, b"t"),
-            "ka_producer_send": lambda: (p, 0, b"v", 1),
+            "ka_producer_send": lambda: (p, b"v", 1),
             "ka_producer_send_record": lambda: (p, 0, -1, -1, b"v", 1, b"k", 1, b"", 0),
             "ka_producer_flush": lambda: (p,),
             "ka_producer_metrics": lambda: (p, ffi.new("ka_producer_stats *")),
