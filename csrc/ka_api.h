@@ -161,8 +161,8 @@ int ka_wait_producer_flush(ka_producer *p, int64_t ticket, int64_t timeout_us);
 /* One consistent snapshot. */
 int ka_producer_metrics(ka_producer *p, ka_producer_stats *stats);
 
-/* How many failures nobody was told of yet; told: sets that number to 0. */
-int64_t ka_producer_unreported(ka_producer *p, int told);
+/* How many failures nobody has been told of, after told more of them have been. KA_FORKED. */
+int64_t ka_producer_unreported(ka_producer *p, int64_t told);
 
 /* The oldest kept failure, owned by the caller, or NULL. The core keeps at most 1,000
  * messages and 4 MiB of them. */
@@ -303,7 +303,7 @@ void ka_log_open(void);
 /* Wait until no native worker of this process is left. KA_TIMEOUT, KA_INTERRUPTED. */
 int ka_wait_workers(int64_t timeout_us);
 
-/* How many messages were purged by closing producers that had been given back. */
+/* How many messages of producers that had been given back failed or were purged with nobody told. */
 int64_t ka_lost_messages(void);
 
 /* ---------------------------------------------------------------- embedded cluster (ka_mock.c) */

@@ -37,6 +37,20 @@ void kai_on_commit(rd_kafka_t *rk, rd_kafka_resp_err_t code,
         kai_consumer_log(opaque, LOG_ERR, "COMMIT", rd_kafka_err2str(code));
 }
 
+/* Until librdkafka is done with the last change of the assignment: another one in the midst of its stopping
+ * a partition fails an assertion of its (seen on 2.0.2). Stopping is a chain of messages to
+ * its main thread, a request and an answer, so two round trips there come after it; one more for good
+ * measure costs microseconds. */
+static void settle_assignment(ka_consumer *c)
+{
+    for (int i = 0; i < 3; i++) {
+        rd_kafka_topic_partition_list_t *list = NULL;
+
+        if (rd_kafka_assignment(c->rk, &list) == RD_KAFKA_RESP_ERR_NO_ERROR && list)
+            rd_kafka_topic_partition_list_destroy(list);
+    }
+}
+
 static rd_kafka_resp_err_t run_subscribe(ka_consumer *c,
                                          const rd_kafka_topic_partition_list_t *list)
 {
@@ -79,6 +93,9 @@ static int run_commands(ka_consumer *c)
         next = command->next;
         atomic_store(&c->lookup, LOOKUP_IDLE); /* a result not used yet is of another time */
         code = command->assign ? run_assign(c, command->list) : run_subscribe(c, command->list);
+        if (code)
+            kai_partitions_abandon(c, NULL); /* nothing is read after a refusal */
+        settle_assignment(c);
         kai_command_answer(command, code ? kai_err_set(&command->error, code, NULL) : KA_OK);
     }
     return 1;
@@ -104,6 +121,7 @@ static void close_down(ka_consumer *c)
     rd_kafka_queue_destroy(c->events);
     rd_kafka_queue_destroy(c->messages);
     rd_kafka_consumer_close(c->rk);
+    rd_kafka_set_log_level(c->rk, LOG_EMERG); /* how its threads end is nobody's concern */
     atomic_store(&c->state, CLOSED_DOWN);
     kai_wake_notify(&c->ready);
 }

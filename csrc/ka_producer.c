@@ -188,9 +188,9 @@ int64_t ka_producer_flush(ka_producer *p)
 
 static int64_t check_flushed(ka_producer *p, int64_t ticket)
 {
-    if (atomic_load(&p->flushed) >= (uint64_t)ticket)
-        return KA_OK;
-    return atomic_load(&p->room) & ROOM_CLOSED ? KA_CLOSED : KA_EMPTY;
+    if (atomic_load(&p->room) & ROOM_CLOSED)
+        return KA_CLOSED; /* what has its outcome may have been purged */
+    return atomic_load(&p->flushed) >= (uint64_t)ticket ? KA_OK : KA_EMPTY;
 }
 
 int ka_wait_producer_flush(ka_producer *p, int64_t ticket, int64_t timeout_us)
@@ -226,11 +226,15 @@ int ka_producer_metrics(ka_producer *p, ka_producer_stats *stats)
     return KA_OK;
 }
 
-int64_t ka_producer_unreported(ka_producer *p, int told)
+int64_t ka_producer_unreported(ka_producer *p, int64_t told)
 {
+    int64_t unreported;
+
     if (is_foreign(p))
-        return 0;
-    return told ? atomic_exchange(&p->unreported, 0) : atomic_load(&p->unreported);
+        return KA_FORKED;
+    /* A failure may be fetched, and told, before it is counted: below 0 for a moment. */
+    unreported = atomic_fetch_sub(&p->unreported, told) - told;
+    return unreported > 0 ? unreported : 0;
 }
 
 ka_failure *ka_producer_failure(ka_producer *p)
@@ -277,8 +281,7 @@ void kai_producer_unreference(ka_producer *p)
 {
     if (atomic_fetch_sub(&p->references, 1) > 1)
         return;
-    if (!atomic_load(&p->told))
-        kai_lose(atomic_load(&p->lost));
+    kai_lose(ka_producer_unreported(p, 0) + (atomic_load(&p->told) ? 0 : atomic_load(&p->lost)));
     for (int32_t i = 0; i < p->topics; i++)
         free(kai_topic_at(p, i)->name);
     for (int32_t i = 0; i < p->topics; i += TOPIC_CHUNK)

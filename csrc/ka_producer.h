@@ -108,9 +108,9 @@ struct ka_producer {
     /* Worker writes, all read. */
     _Alignas(KAI_CACHE_LINE) _Atomic uint64_t version; /* odd while outcomes are being published */
     _Atomic int64_t delivered, failed, purged;
-    _Atomic uint64_t flushed; /* everything accepted before this ring position has its outcome */
-    _Atomic int64_t lost;     /* purged by closing */
-    _Atomic int64_t unreported;
+    _Atomic uint64_t flushed;   /* everything accepted before this ring position has its outcome */
+    _Atomic int64_t lost;       /* purged by closing */
+    _Atomic int64_t unreported; /* failures that nobody was told of */
     kai_hist ack_latency;
     kai_wake room_freed, progressed; /* for blocked senders; for flush and close */
 

@@ -1,6 +1,7 @@
 /* The producer's worker: from the ring to librdkafka, flush, close. */
 #include <stdlib.h>
 #include <string.h>
+#include <syslog.h>
 #include <time.h>
 
 #include "ka_producer.h"
@@ -211,6 +212,7 @@ static int64_t serve_close(ka_producer *p)
     write_off(p);
     if (p->purged_at_ns)
         atomic_store(&p->lost, atomic_load(&p->purged) - p->purged_before);
+    rd_kafka_set_log_level(p->rk, LOG_EMERG); /* how its threads end is nobody's concern */
     atomic_store(&p->state, CLOSED_DOWN);
     kai_wake_notify(&p->progressed);
     return KAI_STEP_END;

@@ -9,7 +9,7 @@ import time
 import weakref
 from typing import Protocol
 
-from kafka_async import _wait
+from kafka_async import _wait, errors
 from kafka_async._native import lib
 
 _EXIT_TIMEOUT_S = 5.0  # for all objects together
@@ -26,7 +26,33 @@ class Closable(Protocol):
 
 
 _open: weakref.WeakSet[Closable] = weakref.WeakSet()
+_ended = False  # nobody would close what is opened from now on
+_lost = 0  # messages whose loss could not be raised
 _hooked_child = False
+
+
+def check() -> None:
+    """Refuse to open an object that nobody would close.
+
+    Raises
+    ------
+    ClosedError
+        The interpreter is past closing what is open.
+    """
+    if _ended:
+        raise errors.ClosedError("the interpreter is ending: nothing that is opened now would be flushed")
+
+
+def lose(messages: int) -> None:
+    """Count messages whose loss could not be raised, to be told at exit.
+
+    Parameters
+    ----------
+    messages : int
+        How many.
+    """
+    global _lost
+    _lost += messages
 
 
 def watch(closable: Closable) -> None:
@@ -56,21 +82,31 @@ def close_all() -> None:
     """Close what is open and say on stderr what was lost.
 
     Waits up to 5 s for all objects together, those included that were garbage collected without
-    being stopped.
+    being stopped. An interrupt ends the wait.
     """
+    global _ended
+    _ended = True
     deadline = time.monotonic() + _EXIT_TIMEOUT_S
     remaining = list(_open)
     _open.clear()
-    for closable in remaining:
-        closable._begin_exit(_EXIT_TIMEOUT_S)
-    lost = sum(closable._end_exit(max(0.0, deadline - time.monotonic()) + 1.0) for closable in remaining)
-    remaining.clear()
-    _wait.wait(lib.ka_wait_workers, max(0.0, deadline - time.monotonic()) + 0.5)
-    lost += lib.ka_lost_messages()
+    interrupted = False
+    try:
+        for closable in remaining:
+            closable._begin_exit(_EXIT_TIMEOUT_S)
+        for closable in remaining:
+            lose(closable._end_exit(max(0.0, deadline - time.monotonic()) + 1.0))
+        remaining.clear()
+        _wait.wait(lib.ka_wait_workers, max(0.0, deadline - time.monotonic()) + 0.5)
+    except KeyboardInterrupt:
+        interrupted = True
+        for closable in remaining:
+            lose(closable._end_exit(0))
+    lost = _lost + lib.ka_lost_messages()
     if lost:
         print(
-            f"kafka_async: {lost} messages were lost: they could not be delivered within "
-            f"{_EXIT_TIMEOUT_S:g} s of the end of the process. Call stop() to wait longer and to be told.",
+            f"kafka_async: {lost} messages were lost: they failed and nobody fetched or was told of them, or could not "
+            f"be delivered {'before the interrupt' if interrupted else f'within {_EXIT_TIMEOUT_S:g} s of the end'}. "
+            "Call stop() to wait longer and to be told.",
             file=sys.stderr,
             flush=True,
         )
@@ -89,9 +125,10 @@ def _hook_multiprocessing() -> None:
 
 
 def _after_fork_in_child() -> None:
-    global _open, _hooked_child
+    global _open, _ended, _lost, _hooked_child
     _open = weakref.WeakSet()
-    _hooked_child = False
+    _ended = _hooked_child = False
+    _lost = 0
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -34,8 +34,9 @@ def start() -> None:
     with _lock:
         if _thread is None:
             lib.ka_log_open()
-            _thread = threading.Thread(target=_run, name="kafka_async-log", daemon=True)
-            _thread.start()
+            thread = threading.Thread(target=_run, name="kafka_async-log", daemon=True)
+            thread.start()
+            _thread = thread
 
 
 def stop() -> None:

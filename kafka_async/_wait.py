@@ -13,6 +13,7 @@ from kafka_async._native import lib
 # the kernel gave to another thread, does not; the main thread, which runs the handlers, therefore
 # comes back this often.
 _SLICE_S = 0.004
+_LONG_S = 1e9  # 30 years: what is longer would overflow
 
 
 def check_timeout(timeout: float | None) -> float | None:
@@ -39,9 +40,9 @@ def check_timeout(timeout: float | None) -> float | None:
         return None
     if not isinstance(timeout, (int, float)):
         raise TypeError(f"timeout must be seconds as a number or None, not {type(timeout).__name__}")
-    if timeout < 0 or math.isnan(timeout):
+    if timeout < 0 or timeout != timeout:  # NaN
         raise ValueError(f"timeout must be >= 0 seconds, or None for no limit, not {timeout}")
-    return timeout
+    return min(timeout, _LONG_S)
 
 
 def micros(timeout: float | None) -> int:
@@ -56,7 +57,7 @@ def micros(timeout: float | None) -> int:
     -------
     int
     """
-    return -1 if timeout is None or timeout > 1e12 else math.ceil(timeout * 1e6)
+    return -1 if timeout is None else math.ceil(timeout * 1e6)
 
 
 def wait(call: Callable[[int], int], timeout: float | None) -> int:

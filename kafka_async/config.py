@@ -98,6 +98,8 @@ class Config:
         producer = role == lib.KA_PRODUCER
         for name, (value, _) in (PRODUCER_DEFAULTS if producer else CONSUMER_DEFAULTS).items():
             self._set(name, value, optional=True)
+        if settings is not None and not isinstance(settings, Mapping):
+            raise TypeError(f"config must be a mapping of property to value, not {type(settings).__name__}")
         if settings:
             self._apply(settings, "P" if producer else "C", _RESERVED_PRODUCER if producer else _RESERVED_CONSUMER)
         for name, value in {"bootstrap.servers": bootstrap_servers, **forced}.items():
@@ -121,7 +123,7 @@ class Config:
         if status == lib.KA_EMPTY:
             version = ffi.string(lib.ka_librdkafka_version()).decode()
             raise _error(name, f"config: librdkafka {version} has no property {name!r}: correct or remove it")
-        reason = ffi.string(self._error.text).decode(errors="replace")
+        reason = ffi.string(self._error.text).decode(errors="replace").strip()
         if _SECRET.search(name):
             reason = "its value is refused (not shown, since it may be secret)"
         raise _error(name, f"config: {name!r}: {reason}")

@@ -95,6 +95,7 @@ class Consumer:
             "store_offsets": group_id is not None and conf.get("enable.auto.commit") == "true",
             "default_offset": _START.get(conf.get("auto.offset.reset") or "largest", lib.KA_OFFSET_STORED),
         }
+        _exit.check()
         if log:
             _log.start()
         self._error = ffi.new("ka_error *")
@@ -125,7 +126,7 @@ class Consumer:
         Parameters
         ----------
         timeout : float or None, default 0.1
-            Seconds; 0 never waits, None waits without limit.
+            Seconds; 0 never waits, None waits without limit. Looked at only when it has to wait.
 
         Returns
         -------
@@ -135,8 +136,9 @@ class Consumer:
         Raises
         ------
         ConsumerError
-            Something the consumer can't survive by itself: an unknown topic, no authorization, a fatal
-            error. Transient trouble is logged and survived.
+            Something that the application should know: without a group an unknown topic (it is read
+            once it appears), no authorization, a fatal error. Transient trouble is logged and survived.
+            In a group or by ``assign`` a missing topic is waited for.
         PartitionEnd
             With ``enable.partition.eof``: a partition is read to its end.
         RuntimeError
@@ -144,36 +146,38 @@ class Consumer:
         ClosedError, ForkedError
             The consumer is stopped, or belongs to the parent process.
         """
-        for message in self._rows:
-            # The order of the two lines is the contract with the native side: see "The block" in
-            # csrc/ka_consumer.c.
-            self._handed = handed = self._handed + 1
-            self._shared[0] = handed
-            if self._shared[1] == self._generation:
-                return message
-            self._shared[0] = self._handed = handed - 1
-            break
-        return self._poll_block(check_timeout(timeout))
+        while True:
+            # No call between the row and its return: a signal's exception must not come between.
+            for message in self._rows:
+                # The order of the next lines is the contract with the native side: see "The block" in
+                # csrc/ka_consumer.h.
+                self._handed = handed = self._handed + 1
+                self._shared[0] = handed
+                if self._shared[1] == self._generation:
+                    return message
+                self._shared[0] = self._handed = handed - 1
+                break
+            if not self._fill(check_timeout(timeout)):
+                return None
 
-    def _poll_block(self, timeout: float | None) -> Message | None:
-        """Take the next block, waiting for it, and hand out its first message."""
+    def _fill(self, timeout: float | None) -> bool:
+        """Take the next block, waiting for it. False: none came in time."""
         self._poller = threading.get_ident()
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
-            generation = self._shared[1]
+            self._generation = self._shared[1]
+            self._rows = iter(())
             count = lib.ka_consumer_take(self._native, self._error, self._where)
-            # From here on handed is 0, in the block too.
-            self._rows, self._handed, self._generation = iter(()), 0, generation
+            self._handed = 0  # in the block too
             if count > 0:
                 self._rows = self._block.messages(count)
-                self._handed = self._shared[0] = 1
-                return next(self._rows)
+                return True
             if count < 0:
                 raise self._poll_error(count)
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             status = wait(lambda timeout_us: lib.ka_wait_consumer_ready(self._native, timeout_us), left)
             if status == lib.KA_TIMEOUT:
-                return None
+                return False
             if status != lib.KA_OK:
                 raise self._poll_error(status)
 
@@ -248,19 +252,22 @@ class Consumer:
         Raises
         ------
         TypeError, ValueError
-            An entry is no TopicPartition, or its partition or offset is out of range.
+            An entry is no TopicPartition, its partition or offset is out of range, or a partition is
+            there twice. Reading goes on as before.
         ConsumerError
-            librdkafka refuses it.
+            librdkafka refuses it. Nothing is read from then on.
         ClosedError, ForkedError
             The consumer is stopped, or belongs to the parent process.
         """
-        array = ffi.new("ka_partition[]", len(partitions) or 1)
+        checked = [_partition(item) for item in partitions]
+        if len({item[:2] for item in checked}) < len(checked):
+            raise ValueError("a partition is there twice")
+        array = _array(len(checked))
         texts = []
-        for native, item in zip(array, partitions, strict=False):  # the array is never empty
-            topic, number, offset = _partition(item)
+        for native, (topic, number, offset) in zip(array, checked, strict=False):  # the array is never empty
             texts.append(ffi.new("char[]", topic.encode()))
             native.topic, native.partition, native.offset = texts[-1], number, native_offset(offset)
-        self._command(lib.ka_consumer_assign(self._native, array, len(partitions)))
+        self._command(lib.ka_consumer_assign(self._native, array, len(checked)))
         self._subscription = []
 
     def assignment(self) -> list[TopicPartition]:
@@ -416,6 +423,8 @@ def _config(
 
 
 def _names(topics: str | Iterable[str], group_id: str | None) -> list[str]:
+    if isinstance(topics, bytes) or not isinstance(topics, Iterable):
+        raise TypeError(f"topics must be str or an iterable of str, not {type(topics).__name__}")
     names = [topics] if isinstance(topics, str) else list(topics)
     if not names:
         raise ValueError("no topic to read: use unsubscribe() to read nothing")

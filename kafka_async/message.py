@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, Union
 
 from kafka_async._native import lib
@@ -21,6 +22,7 @@ Offset: TypeAlias = Union[int, str, "tuple[str, int]", None]
 
 _SIZES = struct.Struct("=II")
 _NONE = 0xFFFFFFFF
+_TOPIC_NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 _TAIL_BASE = -2000  # librdkafka's RD_KAFKA_OFFSET_TAIL(n) is this minus n
 _NAMED_OFFSETS = {
     "beginning": lib.KA_OFFSET_BEGINNING,
@@ -44,6 +46,25 @@ class TopicPartition(NamedTuple):
     topic: str
     partition: int
     offset: Offset = None
+
+
+def check_topic(name: str) -> None:
+    """Refuse a topic that Kafka would refuse.
+
+    Parameters
+    ----------
+    name : str
+        A topic's name.
+
+    Raises
+    ------
+    TypeError, ValueError
+        It is no str, or no legal name.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"topic must be str, not {type(name).__name__}")
+    if not _TOPIC_NAME.fullmatch(name) or name in (".", ".."):
+        raise ValueError(f"topic {name!r:.80}: 1 to 249 of the characters a-z A-Z 0-9 . _ - are allowed")
 
 
 def native_offset(offset: Offset) -> int:
@@ -73,10 +94,10 @@ def native_offset(offset: Offset) -> int:
             raise ValueError(f"offset {offset!r}: use a number, 'beginning', 'end', 'stored' or ('tail', n)")
         return _NAMED_OFFSETS[offset]
     if isinstance(offset, tuple):
-        kind, count = offset
-        if kind != "tail" or isinstance(count, bool) or not isinstance(count, int) or count < 0:
-            raise ValueError(f"offset {offset!r}: use ('tail', n) with n >= 0")
-        return _TAIL_BASE - count
+        match offset:
+            case ("tail", int(count)) if 0 <= count < 2**62:
+                return _TAIL_BASE - count
+        raise ValueError(f"offset {offset!r}: use ('tail', n) with n from 0 to 2**62 - 1")
     if isinstance(offset, bool) or not isinstance(offset, int):
         raise TypeError(f"offset must be int, str, tuple or None, not {type(offset).__name__}")
     if not 0 <= offset < 2**63:
@@ -174,6 +195,8 @@ def pack_headers(headers: Headers) -> bytes:
         A name is not str, or a value is not bytes, str or None.
     """
     parts: list[bytes] = []
+    if not isinstance(headers, Iterable):
+        raise TypeError(f"headers must be (name, value) pairs or a mapping, not {type(headers).__name__}")
     for pair in headers.items() if isinstance(headers, Mapping) else headers:
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise TypeError(f"headers must be (name, value) pairs or a mapping, not {pair!r:.80}")

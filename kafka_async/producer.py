@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import re
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from kafka_async import _exit, _log, errors
 from kafka_async._native import ffi, lib
 from kafka_async._wait import check_timeout, micros, wait
 from kafka_async.config import Config, Value, native_error
-from kafka_async.message import DeliveryReport, pack_headers, unpack_headers
+from kafka_async.message import DeliveryReport, check_topic, pack_headers, unpack_headers
 from kafka_async.metrics import ProducerMetrics, latency_summary
 
 if TYPE_CHECKING:
@@ -34,7 +33,8 @@ if TYPE_CHECKING:
 _send = lib.ka_producer_send
 _KEPT_FAILURES = 1000  # the core's own bound
 _NO_TOPIC = -1
-_TOPIC_NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
+_PURGE_LIMIT_S = 1.0
+_WIRE_OVERHEAD = 36  # what librdkafka adds before it compares with message.max.bytes
 
 
 class Producer:
@@ -105,10 +105,12 @@ class Producer:
         self._block_timeout = check_timeout(block_timeout)
         if block_timeout is None and message_timeout_ms > 0:
             self._block_timeout = message_timeout_ms / 1000
+        self._stopped = False  # and the caller was told of what was lost
         self._failures: deque[DeliveryReport] = deque(maxlen=_KEPT_FAILURES)
         self._topics: dict[str, int] = {}
         if topic is not None:
-            _check_topic(topic)
+            check_topic(topic)
+        _exit.check()
         if log:
             _log.start()
         error = ffi.new("ka_error *")
@@ -154,7 +156,8 @@ class Producer:
         QueueFull
             A bound is reached (after `block_timeout` with ``on_full="block"``).
         MessageTooLarge
-            Key and value exceed ``message.max.bytes``, or all of it exceeds `queue_bytes`.
+            Key, value and headers exceed ``message.max.bytes`` (less 36 bytes that Kafka's format takes) or
+            `queue_bytes`.
         TypeError, ValueError
             An argument is of a wrong type or out of range; no topic.
         ClosedError, ForkedError
@@ -249,8 +252,9 @@ class Producer:
     def stop(self, timeout: float | None = 5.0) -> None:
         """Refuse new messages, wait for the outcome of all others, and close.
 
-        A second call does nothing. Releases the GIL while it waits, and ends every ``flush`` and
-        blocked ``send`` of other threads.
+        Releases the GIL while it waits, and ends every ``flush`` and blocked ``send`` of other threads.
+        Once it has returned or raised an error, another call does nothing; one that was interrupted by
+        a signal, or runs in another thread, can be waited for by calling it again.
 
         Parameters
         ----------
@@ -270,28 +274,45 @@ class Producer:
         What librdkafka still has to do to end its threads goes on in the background.
         """
         check_timeout(timeout)
-        if lib.ka_producer_close(self._native, micros(timeout)) != lib.KA_OK:
-            return  # stopped before, or made by the parent process
-        # The core keeps to the timeout itself.
-        lost = wait(lambda timeout_us: lib.ka_wait_producer_closed(self._native, timeout_us), None)
+        if self._stopped or lib.ka_producer_close(self._native, micros(timeout)) == lib.KA_FORKED:
+            return
+        # The core keeps to the timeout itself; the limit here is for purging that takes long.
+        limit = None if timeout is None else timeout + _PURGE_LIMIT_S
+        lost = wait(lambda timeout_us: lib.ka_wait_producer_closed(self._native, timeout_us), limit)
+        if self._stopped:  # by another thread, which tells
+            return
+        self._stopped = True
         _exit.forget(self)
+        if lost == 0:
+            self._raise_failures()
+            return
         if lost > 0:
-            raise self._flush_timeout(lost, "purged")
-        self._raise_failures()
+            error = self._flush_timeout(lost, "purged")
+        else:
+            error = self._flush_timeout(self.metrics().outstanding, "being purged in the background")
+        lib.ka_producer_unreported(self._native, error.failed)
+        raise error
 
     def failures(self) -> list[DeliveryReport]:
         """Take the messages that failed, oldest first, payload included.
 
         Never blocks. At most 1,000 messages or 4 MiB are kept between two calls; ``metrics().failed``
-        counts all. What is returned counts as told: ``flush`` and ``stop`` don't raise for it.
+        counts all. What is returned counts as told; failures that were not kept are still raised by
+        ``flush`` and ``stop``.
 
         Returns
         -------
         list of DeliveryReport
+
+        Raises
+        ------
+        ForkedError
+            The producer belongs to the parent process.
         """
-        lib.ka_producer_unreported(self._native, 1)
-        self._collect_failures()
-        reports = list(self._failures)
+        self._unreported()
+        fetched = self._collect_failures()
+        lib.ka_producer_unreported(self._native, len(fetched))
+        reports = [*self._failures, *fetched]
         self._failures.clear()
         return reports
 
@@ -332,18 +353,19 @@ class Producer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Stop; when the block ends by an exception, trouble in stopping is logged, not raised."""
+        """Stop. When the block ends by an exception that one is kept, and what was lost is told at exit."""
         try:
             self.stop()
-        except errors.KafkaError as trouble:
+        except (errors.FlushTimeout, errors.DeliveryError) as trouble:
             if error is None:
                 raise
             _log.logger.error("the producer stopped because of an exception, and: %s", trouble)
+            _exit.lose(trouble.failed + getattr(trouble, "outstanding", 0))
 
     def _topic_number(self, topic: str) -> int:
         number = self._topics.get(topic)
         if number is None:
-            _check_topic(topic)
+            check_topic(topic)
             number = lib.ka_producer_topic(self._native, topic.encode())
             if number < 0:
                 raise _state_error(number)
@@ -354,15 +376,19 @@ class Producer:
         if status == lib.KA_FULL:
             return errors.QueueFull(
                 f"the queue is full ({self._queue_messages} messages or {self._queue_bytes} bytes without an outcome): "
-                "wait and send again, use on_full='block', or raise queue_messages or queue_bytes",
+                + (f"no room came within block_timeout={self._block_timeout} s; " if self._block else "")
+                + "send again later"
+                + ("" if self._block else ", use on_full='block'")
+                + ", or raise queue_messages or queue_bytes",
                 code=-184,
                 name="_QUEUE_FULL",
                 retriable=True,
             )
         if status == lib.KA_TOO_LARGE:
             return errors.MessageTooLarge(
-                f"key + value are {key_len + value_len} bytes, headers {headers_len}: the limits are "
-                f"message.max.bytes={self._max_message} for key + value and queue_bytes={self._queue_bytes} for all",
+                f"key, value and headers are {key_len + value_len + headers_len} bytes: at most "
+                f"{self._max_message - _WIRE_OVERHEAD} fit into message.max.bytes={self._max_message}, and "
+                f"queue_bytes={self._queue_bytes} into the queue",
                 code=10,
                 name="MSG_SIZE_TOO_LARGE",
             )
@@ -376,17 +402,28 @@ class Producer:
             retriable=True,
         )
         error.outstanding = outstanding
-        error.failed = lib.ka_producer_unreported(self._native, 0)
+        error.failed = self._unreported()
         return error
 
+    def _unreported(self) -> int:
+        unreported = lib.ka_producer_unreported(self._native, 0)
+        if unreported < 0:
+            raise _state_error(unreported)
+        return unreported
+
     def _raise_failures(self) -> None:
-        failed = lib.ka_producer_unreported(self._native, 1)
+        failed = self._unreported()
         if not failed:
             return
-        report = self._collect_failures()
+        lib.ka_producer_unreported(self._native, failed)
+        fetched = self._collect_failures()
+        self._failures.extend(fetched)
+        report = fetched[0] if fetched else None
         cause = report.error if report else None
         error = errors.DeliveryError(
-            f"{failed} messages failed; the first: {cause}. failures() has the messages",
+            f"{failed} messages failed; the first: {cause}. failures() has the messages"
+            if report
+            else f"{failed} more messages failed than could be kept: fetch failures() more often",
             code=cause.code if cause else 0,
             name=cause.name if cause else "",
             retriable=bool(cause and cause.retriable),
@@ -395,21 +432,22 @@ class Producer:
         error.report = report
         raise error
 
-    def _collect_failures(self) -> DeliveryReport | None:
-        """Move what the core kept to our list; return the first of it."""
-        first = None
+    def _collect_failures(self) -> list[DeliveryReport]:
+        reports = []
         while failure := lib.ka_producer_failure(self._native):
-            report = _report(ffi.gc(failure, lib.ka_failure_free))
-            first = first or report
-            self._failures.append(report)
-        return first
+            reports.append(_report(ffi.gc(failure, lib.ka_failure_free)))
+        return reports
 
     def _begin_exit(self, timeout_s: float) -> None:
         lib.ka_producer_close(self._native, micros(timeout_s))
 
     def _end_exit(self, timeout_s: float) -> int:
         lost = wait(lambda timeout_us: lib.ka_wait_producer_closed(self._native, timeout_us), timeout_s)
-        return lost if lost > 0 else 0
+        if lost < 0:
+            lost = self.metrics().outstanding
+        failed = self._unreported()
+        lib.ka_producer_unreported(self._native, failed)
+        return lost + failed
 
 
 def _check_range(name: str, number: int, most: int) -> None:
@@ -417,13 +455,6 @@ def _check_range(name: str, number: int, most: int) -> None:
         raise TypeError(f"{name} must be int, not {type(number).__name__}")
     if not 1 <= number <= most:
         raise ValueError(f"{name} must be from 1 to {most}, not {number}")
-
-
-def _check_topic(topic: str) -> None:
-    if not isinstance(topic, str):
-        raise TypeError(f"topic must be str, not {type(topic).__name__}")
-    if not _TOPIC_NAME.fullmatch(topic) or topic in (".", ".."):
-        raise ValueError(f"topic {topic!r:.80}: 1 to 249 of the characters a-z A-Z 0-9 . _ - are allowed")
 
 
 def _integer(name: str, number: int, most: int, *, least: int = 0) -> int:

@@ -97,6 +97,22 @@ def test_assign_replaces_what_was_read(cluster: MockCluster, hundred: str) -> No
         assert numbers(read(consumer, 100)) == list(range(100))
 
 
+def test_assignments_in_quick_succession(cluster: MockCluster, hundred: str) -> None:
+    """librdkafka aborts the process when one comes while it still stops a partition of the last."""
+    with reader(cluster.bootstrap_servers, hundred) as consumer:
+        for number in range(1000):
+            consumer.assign([TopicPartition(hundred, 0, number % 100)])
+        assert numbers(read(consumer, 1)) == [99]
+
+
+def test_refused_assignment_leaves_reading_as_it_was(cluster: MockCluster, hundred: str) -> None:
+    with reader(cluster.bootstrap_servers, hundred) as consumer:
+        assert numbers(read(consumer, 10)) == list(range(10))
+        with pytest.raises(ValueError, match="twice"):
+            consumer.assign([TopicPartition(hundred, 0), TopicPartition(hundred, 0, 5)])
+        assert numbers(read(consumer, 90)) == list(range(10, 100))
+
+
 def test_subscribe_and_unsubscribe_without_a_group(cluster: MockCluster, hundred: str) -> None:
     with Consumer(cluster.bootstrap_servers, config={"auto.offset.reset": "earliest"}) as consumer:
         assert consumer.subscription() == []

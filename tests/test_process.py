@@ -83,6 +83,106 @@ def test_loss_that_stop_told_is_not_told_again() -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize("forget", ["", "del producer"])
+def test_failures_that_nobody_fetched_are_told_at_exit(forget: str) -> None:
+    done = run_python(
+        f"""
+        import sys, time
+        from kafka_async import Producer
+        producer = Producer(sys.argv[1], "t", config={{"message.timeout.ms": 200}})
+        producer.send(b"v")
+        producer.send(b"w")
+        while producer.metrics().failed < 2:
+            time.sleep(0.01)
+        {forget}
+        """,
+        NOBODY,
+    )
+    check(done)
+    assert "2 messages were lost" in done.stderr
+
+
+def test_loss_in_a_block_that_an_exception_ended_is_told_at_exit() -> None:
+    done = run_python(
+        """
+        import sys
+        from kafka_async import Producer
+        with Producer(sys.argv[1], "t", config={"message.timeout.ms": 200}) as producer:
+            producer.send(b"v")
+            sys.exit(0)
+        """,
+        NOBODY,
+    )
+    check(done)
+    assert "1 messages were lost" in done.stderr
+
+
+def test_producer_can_not_be_opened_when_nobody_would_close_it() -> None:
+    done = run_python(
+        """
+        import atexit, sys
+        def late():
+            try:
+                Producer(sys.argv[1], "t")
+            except ClosedError as error:
+                print(error, flush=True)
+        atexit.register(late)  # before ours, so it runs after
+        from kafka_async import ClosedError, Producer
+        """,
+        NOBODY,
+    )
+    check(done, "the interpreter is ending: nothing that is opened now would be flushed\n")
+
+
+def test_interrupted_stop_can_be_waited_for_again() -> None:
+    done = run_python(
+        """
+        import os, signal, sys, threading
+        from kafka_async import FlushTimeout, Producer
+        producer = Producer(sys.argv[1], "t")
+        producer.send(b"v")
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+        try:
+            producer.stop(1)
+        except KeyboardInterrupt:
+            print("interrupted", flush=True)
+        try:
+            producer.stop()
+        except FlushTimeout as error:
+            print("lost", error.outstanding, flush=True)
+        """,
+        NOBODY,
+    )
+    check(done, "interrupted\nlost 1\n")
+    assert done.stderr == ""
+
+
+def test_interrupt_during_the_exit_tells_what_is_lost() -> None:
+    done = run_python(
+        """
+        import os, signal, sys, threading
+        from kafka_async import Producer
+        producer = Producer(sys.argv[1], "t")
+        for _ in range(3):
+            producer.send(b"v")
+        def interrupt():
+            while producer._native and not closing.wait(0.01):
+                pass
+            os.kill(os.getpid(), signal.SIGINT)
+        closing = threading.Event()
+        begin = producer._begin_exit
+        def begin_exit(timeout):
+            begin(timeout)
+            closing.set()
+        producer._begin_exit = begin_exit
+        threading.Thread(target=interrupt, daemon=True).start()
+        """,
+        NOBODY,
+    )
+    check(done)
+    assert "3 messages were lost" in done.stderr
+
+
 def test_exit_by_an_exception_delivers_too(t: MockCluster) -> None:
     done = run_python(
         """
@@ -119,6 +219,7 @@ def test_forked_child_can_use_nothing_of_the_parent_and_harms_nothing(t: MockClu
                 lambda: producer.send(b"x", b"key", topic="another"),
                 producer.flush,
                 producer.metrics,
+                producer.failures,
                 lambda: consumer.poll_message(0),
                 lambda: consumer.assign([]),
                 consumer.assignment,
@@ -189,7 +290,7 @@ def test_keyboard_interrupt_ends_a_producers_wait_at_once(call: str) -> None:
         except KeyboardInterrupt:
             late = time.monotonic() - sent[0]
             assert late < 0.5, late
-            print("interrupted")
+            print("interrupted", flush=True)
         os._exit(0)
         """,
         NOBODY,

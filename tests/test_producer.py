@@ -351,12 +351,67 @@ def test_stop_raises_failures(one: str) -> None:
     producer.stop()
 
 
-def test_kept_failures_are_bounded_and_all_are_counted(one: str) -> None:
+def test_kept_failures_are_bounded_and_the_rest_is_still_raised(one: str) -> None:
     with Producer(NOBODY, one, config={"message.timeout.ms": 200}) as producer:
         for _ in range(3000):
             producer.send(b"v")
         wait_for(lambda: producer.metrics().failed == 3000)
         assert len(producer.failures()) == 1000
+        with pytest.raises(DeliveryError) as caught:
+            producer.flush()
+        assert caught.value.failed == 2000
+        assert caught.value.report is None
+        producer.flush()
+
+
+def test_failures_that_flush_raised_can_still_be_fetched(one: str) -> None:
+    with Producer(NOBODY, one, config={"message.timeout.ms": 200}) as producer:
+        for _ in range(10):
+            producer.send(b"v")
+        with pytest.raises(DeliveryError):
+            producer.flush()
+        assert len(producer.failures()) == 10
+
+
+def test_flush_does_not_take_a_purge_for_success(one: str) -> None:
+    for _ in range(20):
+        producer = Producer(NOBODY, one)
+        producer.send(b"v")
+        results: list[object] = []
+
+        def flush(producer: Producer = producer, results: list[object] = results) -> None:
+            try:
+                results.append(producer.flush(None))
+            except ClosedError as error:
+                results.append(error)
+
+        thread = threading.Thread(target=flush)
+        thread.start()
+        with pytest.raises(FlushTimeout):
+            producer.stop(0)
+        thread.join(5)
+        assert [type(result) for result in results] == [ClosedError]
+
+
+def test_second_stop_waits_for_the_first_and_only_one_tells(one: str) -> None:
+    producer = Producer(NOBODY, one)
+    for _ in range(5):
+        producer.send(b"v")
+    told: list[object] = []
+
+    def stop() -> None:
+        try:
+            told.append(producer.stop(0.3))
+        except FlushTimeout as error:
+            told.append(error.outstanding)
+        assert producer.metrics().outstanding == 0
+
+    threads = [threading.Thread(target=stop) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert sorted(told, key=str) == [5, None, None]
 
 
 def test_one_bad_message_fails_alone(cluster: MockCluster, topic: str) -> None:

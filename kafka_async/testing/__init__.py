@@ -7,6 +7,7 @@ from types import TracebackType
 
 from kafka_async import errors
 from kafka_async._native import ffi, lib
+from kafka_async.message import check_topic
 
 __all__ = ["MockCluster"]
 
@@ -66,13 +67,14 @@ class MockCluster:
         ------
         KafkaError
             It exists already.
-        ValueError
-            `partitions` is out of range.
+        TypeError, ValueError
+            `name` is no legal name, or `partitions` is out of range.
         ClosedError
             The cluster is stopped.
         """
         if self._mock is None:
             raise errors.ClosedError("the cluster is stopped: make a new one")
+        check_topic(name)
         if not 1 <= partitions <= 10_000:
             raise ValueError(f"partitions must be from 1 to 10000, not {partitions}")
         if lib.ka_wait_mock_create_topic(self._mock, name.encode(), partitions, self._error) != lib.KA_OK:

@@ -57,7 +57,7 @@ def text(licence: bytes, tmp_path: Path) -> Path:
 def kcat() -> str:
     program = shutil.which("kcat") or shutil.which("kafkacat")
     if program is None:
-        if os.environ.get("KAFKA_ASYNC_REQUIRE_BROKER") == "1":
+        if os.environ.get("KAFKA_ASYNC_REQUIRE_KCAT") == "1":
             pytest.fail("kcat is required: install the package kcat")
         pytest.skip("needs kcat: install the package kcat")
     return program
