@@ -259,8 +259,8 @@ class Producer:
         Parameters
         ----------
         timeout : float or None, default 5
-            Seconds until what has no outcome yet is purged; None waits without limit (each message
-            is bounded by ``message.timeout.ms``).
+            Seconds until what has no outcome yet is purged, which may take up to one more; None waits
+            without limit (each message is bounded by ``message.timeout.ms``).
 
         Raises
         ------
