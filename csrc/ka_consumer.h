@@ -2,8 +2,8 @@
  *
  * Who runs what. One worker polls librdkafka, copies each message into a ring and frees it, serves
  * rebalances and commands, stores offsets, closes, and at its end destroys librdkafka's client. The
- * polling thread of the application takes blocks out of the ring. A control thread asks for
- * metadata when there is no group; it exists only then.
+ * polling thread of the application takes blocks out of the ring. A control thread makes the calls that
+ * wait: metadata when there is no group, nudges of an old librdkafka; it exists only then.
  *
  * Two queues. Every assigned partition is forwarded to `messages`, so that librdkafka's own consumer
  * queue holds rebalances and errors alone: they are served however full our ring is.
