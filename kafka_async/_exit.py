@@ -104,8 +104,8 @@ def close_all() -> None:
     lost = _lost + lib.ka_lost_messages()
     if lost:
         print(
-            f"kafka_async: {lost} messages were lost: they failed and nobody fetched or was told of them, or could not "
-            f"be delivered {'before the interrupt' if interrupted else f'within {_EXIT_TIMEOUT_S:g} s of the end'}. "
+            f"kafka_async: {lost} message{'s were' if lost > 1 else ' was'} lost: failed with nobody told, or not "
+            f"delivered {'before the interrupt' if interrupted else f'within {_EXIT_TIMEOUT_S:g} s of the end'}. "
             "Call stop() to wait longer and to be told.",
             file=sys.stderr,
             flush=True,

@@ -114,7 +114,7 @@ def test_loss_in_a_block_that_an_exception_ended_is_told_at_exit() -> None:
         NOBODY,
     )
     check(done)
-    assert "1 messages were lost" in done.stderr
+    assert "1 message was lost" in done.stderr
 
 
 def test_producer_can_not_be_opened_when_nobody_would_close_it() -> None:

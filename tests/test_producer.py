@@ -17,6 +17,7 @@ from kafka_async import (
     MessageTooLarge,
     Producer,
     QueueFull,
+    _exit,
 )
 from kafka_async.testing import MockCluster
 
@@ -249,11 +250,14 @@ def test_stop_ends_a_flush_and_a_blocked_send_of_other_threads(one: str) -> None
     assert isinstance(ended["send"], ClosedError)
 
 
-def test_with_block_never_hides_its_exception(one: str) -> None:
+def test_with_block_never_hides_its_exception(one: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+    monkeypatch.setattr(_exit, "lose", told.append)  # at exit
     with pytest.raises(ZeroDivisionError), Producer(NOBODY, one) as producer:
         producer.send(b"v")
         raise ZeroDivisionError
     assert producer.metrics().purged == 1
+    assert told == [1]
 
 
 def test_message_bound_is_exact(one: str) -> None:
