@@ -93,9 +93,9 @@ def close_all() -> None:
     try:
         for closable in remaining:
             closable._begin_exit(_EXIT_TIMEOUT_S)
-        for closable in remaining:
-            lose(closable._end_exit(max(0.0, deadline - time.monotonic()) + 1.0))
-        remaining.clear()
+        while remaining:
+            lose(remaining[-1]._end_exit(max(0.0, deadline - time.monotonic()) + 1.0))
+            remaining.pop()
         _wait.wait(lib.ka_wait_workers, max(0.0, deadline - time.monotonic()) + 0.5)
     except KeyboardInterrupt:
         interrupted = True
