@@ -41,21 +41,16 @@ const char *ka_consumer_topic_name(ka_consumer *c, int64_t number)
 
 int64_t ka_consumer_assignment(ka_consumer *c, ka_partition *out, int64_t size)
 {
+    const partition *p;
     int64_t n = 0;
 
     if (kai_consumer_is_foreign(c))
         return KA_FORKED;
     pthread_mutex_lock(&c->lock);
     kai_block_settle(c, 0);
-    for (int64_t t = 0; t < c->topic_count; t++)
-        for (int32_t i = 0; i < c->topics[t]->size; i++) {
-            const partition *p = c->topics[t]->partitions[i];
-            if (!p || !p->assigned)
-                continue;
-            if (n < size)
-                out[n] = (ka_partition){p->topic, p->number, p->position};
-            n++;
-        }
+    for (place at = {0}; (p = kai_partition_next(c, &at, 0)); n++)
+        if (n < size)
+            out[n] = (ka_partition){p->topic, p->number, p->position};
     pthread_mutex_unlock(&c->lock);
     return n;
 }

@@ -63,6 +63,12 @@ typedef struct {
     int32_t size;
 } topic;
 
+/* Where a walk over the table of partitions is. */
+typedef struct {
+    int64_t topic;
+    int32_t number;
+} place;
+
 /* In the ring: a message, followed by value, key and headers (or external with them), or an event
  * (errored), followed by a ka_error. */
 typedef struct {
@@ -188,6 +194,9 @@ void kai_command_answer(ka_command *command, int status);
 /* Find or make; they live as long as the consumer. */
 topic *kai_topic_find(ka_consumer *c, const char *name);
 partition *kai_partition_find(ka_consumer *c, topic *t, int32_t number);
+/* The next partition of the table that is assigned, or with all set, that there is; NULL at the end.
+ * *at is zero at first. Also for others than the worker, under lock. */
+partition *kai_partition_next(const ka_consumer *c, place *at, int all);
 /* A message's partition, or NULL when it has none. */
 partition *kai_partition_of(ka_consumer *c, const rd_kafka_message_t *m);
 /* Before librdkafka may fetch: what arrives must find its partition current and come through our

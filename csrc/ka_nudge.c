@@ -34,13 +34,12 @@ static void run(kai_job *job)
 static void start(ka_consumer *c)
 {
     nudge_job *n = kai_must(malloc(sizeof *n));
+    const partition *p;
 
     *n = (nudge_job){.job.run = run, .c = c, .partitions = rd_kafka_topic_partition_list_new(16)};
-    for (int64_t t = 0; t < c->topic_count; t++)
-        for (int32_t i = 0; i < c->topics[t]->size; i++)
-            if (c->topics[t]->partitions[i] && c->topics[t]->partitions[i]->assigned)
-                rd_kafka_topic_partition_list_add(n->partitions, c->topics[t]->name, i)->offset =
-                    INT64_MAX; /* as a timestamp: found to be beyond the end without a search */
+    for (place at = {0}; (p = kai_partition_next(c, &at, 0));)
+        rd_kafka_topic_partition_list_add(n->partitions, p->topic, p->number)->offset =
+            INT64_MAX; /* as a timestamp: found to be beyond the end without a search */
     atomic_store(&c->nudging, 1);
     if (n->partitions->cnt == 0 || kai_control_submit(&c->control, &n->job) != 0) {
         rd_kafka_topic_partition_list_destroy(n->partitions);

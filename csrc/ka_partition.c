@@ -45,6 +45,19 @@ partition *kai_partition_find(ka_consumer *c, topic *t, int32_t number)
     return p;
 }
 
+partition *kai_partition_next(const ka_consumer *c, place *at, int all)
+{
+    for (; at->topic < c->topic_count; at->topic++, at->number = 0) {
+        const topic *t = c->topics[at->topic];
+        while (at->number < t->size) {
+            partition *p = t->partitions[at->number++];
+            if (p && (all || p->assigned))
+                return p;
+        }
+    }
+    return NULL;
+}
+
 /* A message's topic object stays the same while its partition is assigned, so its address is
  * compared before its name. */
 partition *kai_partition_of(ka_consumer *c, const rd_kafka_message_t *m)
@@ -93,10 +106,10 @@ static void forward(ka_consumer *c, const char *topic_name, int32_t number)
 
 void kai_partitions_forward(ka_consumer *c)
 {
-    for (int64_t t = 0; t < c->topic_count; t++)
-        for (int32_t i = 0; i < c->topics[t]->size; i++)
-            if (c->topics[t]->partitions[i] && c->topics[t]->partitions[i]->assigned)
-                forward(c, c->topics[t]->name, i);
+    const partition *p;
+
+    for (place at = {0}; (p = kai_partition_next(c, &at, 0));)
+        forward(c, p->topic, p->number);
 }
 
 void kai_partitions_adopt(ka_consumer *c, const rd_kafka_topic_partition_list_t *list)
@@ -117,19 +130,18 @@ void kai_partitions_adopt(ka_consumer *c, const rd_kafka_topic_partition_list_t 
 void kai_offsets_store(ka_consumer *c)
 {
     rd_kafka_topic_partition_list_t *list;
+    partition *p;
 
     if (!c->options.store_offsets)
         return;
     list = rd_kafka_topic_partition_list_new(16);
     pthread_mutex_lock(&c->lock);
-    for (int64_t t = 0; t < c->topic_count; t++)
-        for (int32_t i = 0; i < c->topics[t]->size; i++) {
-            partition *p = c->topics[t]->partitions[i];
-            if (!p || p->processed == p->stored)
-                continue;
-            rd_kafka_topic_partition_list_add(list, p->topic, p->number)->offset = p->processed;
-            p->stored = p->processed;
-        }
+    for (place at = {0}; (p = kai_partition_next(c, &at, 1));) {
+        if (p->processed == p->stored)
+            continue;
+        rd_kafka_topic_partition_list_add(list, p->topic, p->number)->offset = p->processed;
+        p->stored = p->processed;
+    }
     pthread_mutex_unlock(&c->lock);
     if (list->cnt)
         rd_kafka_offsets_store(c->rk, list);
@@ -139,14 +151,12 @@ void kai_offsets_store(ka_consumer *c)
 
 void kai_partitions_abandon(ka_consumer *c, const rd_kafka_topic_partition_list_t *list)
 {
+    partition *p;
+
     pthread_mutex_lock(&c->lock);
-    for (int64_t t = 0; t < c->topic_count; t++)
-        for (int32_t i = 0; i < c->topics[t]->size; i++) {
-            partition *p = c->topics[t]->partitions[i];
-            if (p && p->assigned &&
-                (!list || rd_kafka_topic_partition_list_find(list, p->topic, p->number)))
-                p->assigned = 0;
-        }
+    for (place at = {0}; (p = kai_partition_next(c, &at, 0));)
+        if (!list || rd_kafka_topic_partition_list_find(list, p->topic, p->number))
+            p->assigned = 0;
     word_store(&c->block.generation, c->block.generation + 1);
     kai_block_settle(c, 0);
     pthread_mutex_unlock(&c->lock);
