@@ -43,6 +43,9 @@ enum {
     KA_OFFSET_NONE = -1001
 };
 
+/* Bytes that librdkafka adds to key, value and headers before it compares with message.max.bytes. */
+enum { KA_WIRE_OVERHEAD = 36 };
+
 /* Message.timestamp_type */
 enum { KA_TIMESTAMP_NONE = 0, KA_TIMESTAMP_CREATE = 1, KA_TIMESTAMP_APPEND = 2 };
 

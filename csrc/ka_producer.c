@@ -7,9 +7,6 @@
 #include "ka_conf.h"
 #include "ka_err.h"
 
-/* What librdkafka adds to key, value and headers before it compares with message.max.bytes. */
-enum { WIRE_OVERHEAD = 36 };
-
 enum { TOPIC_CHUNK = 64, MAX_MESSAGES = 10000000 };
 
 static const int64_t RELEASE_TIMEOUT_US = 5000000;
@@ -331,7 +328,7 @@ static ka_producer *new_producer(const ka_conf *conf, const ka_producer_options 
     memset(p, 0, sizeof *p);
     p->queue_messages = options->queue_messages;
     p->queue_bytes = options->queue_bytes;
-    p->max_message = kai_conf_number(conf, "message.max.bytes", 1000000) - WIRE_OVERHEAD;
+    p->max_message = kai_conf_number(conf, "message.max.bytes", 1000000) - KA_WIRE_OVERHEAD;
     p->linger = kai_conf_number(conf, "linger.ms", 5) > 0;
     p->log = options->log;
     p->process = atomic_load(&kai_process);

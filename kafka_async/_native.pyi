@@ -54,6 +54,7 @@ class lib:
     KA_OFFSET_END: int
     KA_OFFSET_STORED: int
     KA_OFFSET_NONE: int
+    KA_WIRE_OVERHEAD: int
     KA_TIMESTAMP_NONE: int
     KA_TIMESTAMP_CREATE: int
     KA_TIMESTAMP_APPEND: int

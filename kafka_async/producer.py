@@ -34,7 +34,6 @@ _send = lib.ka_producer_send
 _KEPT_FAILURES = 1000  # the core's own bound
 _NO_TOPIC = -1
 _PURGE_LIMIT_S = 1.0
-_WIRE_OVERHEAD = 36  # what librdkafka adds before it compares with message.max.bytes
 
 
 class Producer:
@@ -387,7 +386,7 @@ class Producer:
         if status == lib.KA_TOO_LARGE:
             return errors.MessageTooLarge(
                 f"key, value and headers are {key_len + value_len + headers_len} bytes: at most "
-                f"{self._max_message - _WIRE_OVERHEAD} fit into message.max.bytes={self._max_message}, and "
+                f"{self._max_message - lib.KA_WIRE_OVERHEAD} fit into message.max.bytes={self._max_message}, and "
                 f"queue_bytes={self._queue_bytes} into the queue",
                 code=10,
                 name="MSG_SIZE_TOO_LARGE",
@@ -411,11 +410,16 @@ class Producer:
             raise _state_error(unreported)
         return unreported
 
-    def _raise_failures(self) -> None:
+    def _take_unreported(self) -> int:
+        """Count the failures that nobody was told of; the caller tells."""
         failed = self._unreported()
+        lib.ka_producer_unreported(self._native, failed)
+        return failed
+
+    def _raise_failures(self) -> None:
+        failed = self._take_unreported()
         if not failed:
             return
-        lib.ka_producer_unreported(self._native, failed)
         fetched = self._collect_failures()
         self._failures.extend(fetched)
         report = fetched[0] if fetched else None
@@ -445,9 +449,7 @@ class Producer:
         lost = wait(lambda timeout_us: lib.ka_wait_producer_closed(self._native, timeout_us), timeout_s)
         if lost < 0:
             lost = self.metrics().outstanding
-        failed = self._unreported()
-        lib.ka_producer_unreported(self._native, failed)
-        return lost + failed
+        return lost + self._take_unreported()
 
 
 def _check_range(name: str, number: int, most: int) -> None:
