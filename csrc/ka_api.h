@@ -16,6 +16,7 @@
  */
 
 enum {
+    KA_DROPPED = 1, /* refused and counted, as the policy says; only of the send calls */
     KA_OK = 0,
     KA_TIMEOUT = -1,     /* the time given is over */
     KA_INTERRUPTED = -2, /* a signal reached the waiting thread */
@@ -27,7 +28,8 @@ enum {
     KA_INVALID = -8,     /* an argument is out of range */
     KA_EMPTY = -9,       /* nothing there */
     KA_BUSY = -10,       /* another thread is polling */
-    KA_FAILED = -11      /* see the ka_error */
+    KA_FAILED = -11,     /* see the ka_error */
+    KA_BARRED = -12      /* a transactional producer without an open transaction */
 };
 
 enum { KA_PRODUCER = 0, KA_CONSUMER = 1 };
@@ -53,10 +55,11 @@ enum { KA_TIMESTAMP_NONE = 0, KA_TIMESTAMP_CREATE = 1, KA_TIMESTAMP_APPEND = 2 }
 
 /* An error of Kafka or librdkafka; texts are NUL-terminated UTF-8. */
 typedef struct {
-    int32_t code;      /* librdkafka's rd_kafka_resp_err_t: > 0 the broker's, < 0 local */
-    int32_t retriable; /* 1: the same call may succeed later */
-    int32_t fatal;     /* 1: the object is of no further use */
-    char name[64];     /* e.g. "_MSG_TIMED_OUT" */
+    int32_t code;           /* librdkafka's rd_kafka_resp_err_t: > 0 the broker's, < 0 local */
+    int32_t retriable;      /* 1: the same call may succeed later */
+    int32_t fatal;          /* 1: the object is of no further use */
+    int32_t requires_abort; /* 1: the transaction can only be aborted */
+    char name[64];          /* e.g. "_MSG_TIMED_OUT" */
     char text[512];
 } ka_error;
 
@@ -98,23 +101,60 @@ typedef struct {
     double mean, p50, p90, p99, p999, max;
 } ka_latency;
 
+/* ---------------------------------------------------------------- commands (ka_command.c) */
+
+/* Something asked of a native thread. Owned: ka_command_release(), which may be called before it is
+ * done: then it ends in the background. */
+typedef struct ka_command ka_command;
+
+/* Wait for the answer: KA_OK, KA_FAILED and *err, KA_CLOSED, KA_FORKED, KA_NOMEM; or KA_TIMEOUT,
+ * KA_INTERRUPTED: not answered yet. */
+int ka_wait_command(ka_command *command, int64_t timeout_us, ka_error *err);
+/* The number that an answer of KA_OK came with. */
+int64_t ka_command_value(const ka_command *command);
+void ka_command_release(ka_command *command);
+
 /* ---------------------------------------------------------------- producer (ka_producer.c) */
 
 typedef struct ka_producer ka_producer;
 
+/* One partition in a call. topic is borrowed. */
 typedef struct {
-    int64_t queue_messages; /* bound on messages from acceptance to outcome, 1 .. 10,000,000 */
-    int64_t queue_bytes;    /* bound on key + value + headers of them, 1 .. 2^38 - 1 */
-    int32_t log;            /* 1: librdkafka's lines go to the log ring */
-    const char *topic;      /* of ka_producer_send(), copied; NULL: none */
+    const char *topic;
+    int32_t partition;
+    int64_t offset;
+} ka_partition;
+
+/* What a message meets that is beyond the bounds: KA_FULL; KA_DROPPED; or the oldest that librdkafka
+ * does not hold yet makes room by being purged (KA_DROPPED if there is none). */
+enum { KA_REFUSE = 0, KA_DROP_NEW = 1, KA_DROP_OLD = 2 };
+
+typedef struct {
+    int64_t queue_messages;   /* bound on messages from acceptance to outcome, 1 .. 10,000,000 */
+    int64_t queue_bytes;      /* bound on key + value + headers of them, 1 .. 2^38 - 1 */
+    int32_t log;              /* 1: librdkafka's lines go to the log ring */
+    int32_t on_full;          /* KA_REFUSE, KA_DROP_NEW, KA_DROP_OLD */
+    int32_t count_partitions; /* 1: keep the numbers of partitions fresh */
+    const char *topic;        /* of ka_producer_send(), copied; NULL: none */
 } ka_producer_options;
 
 typedef struct {
     int64_t accepted, delivered, failed, purged; /* messages since open */
+    int64_t dropped;                             /* refused by policy, and purged to make room */
     int64_t outstanding, outstanding_bytes;      /* accepted, no outcome yet */
     ka_latency send;                             /* time inside ka_producer_send* */
     ka_latency ack;                              /* acceptance to delivery */
 } ka_producer_stats;
+
+/* The outcome of one message that asked for it. */
+typedef struct {
+    int64_t token;
+    int64_t offset;       /* < 0: not known */
+    int64_t timestamp_ms; /* the record's, < 0: none */
+    double latency_s;     /* acceptance to outcome */
+    int32_t code;         /* 0: delivered */
+    int32_t partition;    /* KA_PARTITION_ANY: never assigned */
+} ka_result;
 
 /* One message that failed. Owned by the receiver: ka_failure_free(). Null pointers: no such part. */
 typedef struct ka_failure ka_failure;
@@ -137,21 +177,37 @@ ka_producer *ka_wait_producer_open(ka_conf *conf, const ka_producer_options *opt
 int32_t ka_producer_topic(ka_producer *p, const char *name);
 
 /* Accept a message for the topic of the options: value is copied, and the call never waits. value
- * NULL: a tombstone. KA_FULL, KA_TOO_LARGE, KA_CLOSED, KA_FORKED, KA_INVALID (no topic): nothing was
- * queued. */
+ * NULL: a tombstone. KA_FULL, KA_TOO_LARGE, KA_CLOSED, KA_BARRED, KA_FORKED, KA_INVALID (no topic):
+ * nothing was queued. KA_DROPPED: the same, and counted. */
 int ka_producer_send(ka_producer *p, const char *value, int64_t value_len);
 
 /* The same with everything a record can carry. key NULL: none. timestamp_ms < 0: the time of the call.
  * headers: a block of (uint32 name length, uint32 value length or UINT32_MAX for none, name,
- * value) in native byte order, copied. KA_INVALID: a partition below KA_PARTITION_ANY, a
- * malformed header block, no topic of that number. */
+ * value) in native byte order, copied. token, 1 .. 2^32 - 1: its outcome comes through
+ * ka_producer_results(), and counts as told; 0: none wanted. KA_INVALID: a partition below
+ * KA_PARTITION_ANY, a malformed header block, no topic of that number. */
 int ka_producer_send_record(ka_producer *p, int32_t topic, int32_t partition, int64_t timestamp_ms,
                             const char *value, int64_t value_len, const char *key, int64_t key_len,
-                            const char *headers, int64_t headers_len);
+                            const char *headers, int64_t headers_len, int64_t token);
 
-/* Wait until a message of so many bytes could be accepted. KA_TIMEOUT, KA_INTERRUPTED,
- * KA_CLOSED, KA_FORKED. */
-int ka_wait_producer_room(ka_producer *p, int64_t bytes, int64_t timeout_us);
+/* Many messages for one topic, as columns. Of each, value, key and headers follow one another in
+ * data; a length of -1: no such part. Columns that are NULL: keys and headers none, any partition,
+ * the time of the call. */
+typedef struct {
+    int64_t count;
+    const char *data;
+    const int64_t *value_len, *key_len, *headers_len, *partition, *timestamp_ms;
+} ka_batch;
+
+/* Accept a batch from item *next on, where data is *at bytes ahead; both are moved past what was dealt
+ * with. status[i] tells what became of item i, as ka_producer_send_record() would. Stops before an
+ * item that finds KA_FULL, KA_CLOSED, KA_BARRED, KA_FORKED, and returns that; KA_OK at the end. */
+int ka_producer_send_batch(ka_producer *p, int32_t topic, const ka_batch *batch, int64_t *next,
+                           int64_t *at, int32_t *status);
+
+/* Wait until a message of so many bytes could be accepted (result: one with a token). KA_TIMEOUT,
+ * KA_INTERRUPTED, KA_CLOSED, KA_BARRED, KA_FORKED. */
+int ka_wait_producer_room(ka_producer *p, int64_t bytes, int result, int64_t timeout_us);
 
 /* Ask for the outcome of everything accepted so far, ignoring linger. Returns a ticket > 0 for
  * ka_wait_producer_flush(), or KA_OK when there is nothing to wait for. KA_CLOSED, KA_FORKED. */
@@ -160,6 +216,22 @@ int64_t ka_producer_flush(ka_producer *p);
 /* Wait for a ticket. KA_TIMEOUT, KA_INTERRUPTED, KA_CLOSED (stopped meanwhile), KA_FORKED.
  * A ticket needs no giving back. */
 int ka_wait_producer_flush(ka_producer *p, int64_t ticket, int64_t timeout_us);
+
+/* Another reference to the producer, for the one thread that tells results: they stay readable after
+ * ka_producer_release(). Owned: ka_producer_unshare(). */
+ka_producer *ka_producer_share(ka_producer *p);
+void ka_producer_unshare(ka_producer *p);
+
+/* Take up to size outcomes, oldest first; what the last call gave has been told now. 0: none there.
+ * KA_CLOSED: there will be no more. KA_FORKED. Only by the thread that tells. */
+int64_t ka_producer_results(ka_producer *p, ka_result *out, int64_t size);
+/* Wait until ka_producer_results() would return something. KA_TIMEOUT, KA_INTERRUPTED, KA_FORKED. */
+int ka_wait_producer_results(ka_producer *p, int64_t timeout_us);
+/* How many outcomes there were to tell so far. KA_FORKED. */
+int64_t ka_producer_announced(ka_producer *p);
+/* Wait until so many have been told. KA_TIMEOUT, KA_INTERRUPTED, KA_FORKED; KA_CLOSED, unless closing
+ * does not matter. */
+int ka_wait_producer_told(ka_producer *p, int64_t count, int even_closed, int64_t timeout_us);
 
 /* One consistent snapshot. */
 int ka_producer_metrics(ka_producer *p, ka_producer_stats *stats);
@@ -172,12 +244,41 @@ int64_t ka_producer_unreported(ka_producer *p, int64_t told);
 ka_failure *ka_producer_failure(ka_producer *p);
 void ka_failure_free(ka_failure *failure);
 
-/* Begin to close: refuses new messages, and after timeout_us purges what has no outcome yet.
- * The worker does it all; ka_wait_producer_closed() waits for it. KA_CLOSED: was closing. */
+/* Commands: NULL without memory; each is answered KA_CLOSED when the producer closes. */
+
+/* Purge what librdkafka has not sent, with in_flight also what waits for an acknowledgement. The value
+ * is how many messages that were. */
+ka_command *ka_producer_purge(ka_producer *p, int in_flight);
+
+/* Ask the cluster for a topic's number of partitions, the value. connect: also connect to the
+ * leader of each. */
+ka_command *ka_producer_partitions(ka_producer *p, int32_t topic, int connect, int64_t timeout_us);
+/* The number that was found last, 0: not known. KA_FORKED. */
+int32_t ka_producer_partition_count(ka_producer *p, int32_t topic);
+
+/* Transactions. Commit and abort bar new messages at once and begin when all that was accepted is with
+ * librdkafka (commit) or purged (abort). One that timed out is resumed by asking again. */
+enum { KA_TXN_OFF, KA_TXN_NEW, KA_TXN_READY, KA_TXN_OPEN, KA_TXN_ENDING };
+/* KA_TXN_OFF: not transactional. KA_TXN_NEW: not initialised. KA_TXN_ENDING: being committed or
+ * aborted, or that failed. KA_FORKED. */
+int ka_producer_transaction(ka_producer *p);
+enum { KA_INIT = 0, KA_BEGIN = 1, KA_COMMIT = 2, KA_ABORT = 3 };
+ka_command *ka_producer_transact(ka_producer *p, int what, int64_t timeout_us);
+
+/* Make offsets (of the next messages to read) part of the open transaction, for the group that an answered
+ * ka_consumer_group() found, which can be used for this once. */
+ka_command *ka_producer_send_offsets(ka_producer *p, ka_command *group,
+                                     const ka_partition *partitions, int64_t count,
+                                     int64_t timeout_us);
+
+/* Begin to close: refuses new messages, and after timeout_us purges what has no outcome yet. An open
+ * transaction is aborted. The worker does it all; ka_wait_producer_closed() waits for it. KA_CLOSED: was
+ * closing. */
 int ka_producer_close(ka_producer *p, int64_t timeout_us);
 
 /* Wait until every message has its outcome and the producer is closed. Returns how many were
- * purged by closing. KA_TIMEOUT, KA_INTERRUPTED, KA_FORKED. */
+ * purged by closing, or belonged to a transaction that closing aborted. KA_TIMEOUT,
+ * KA_INTERRUPTED, KA_FORKED. */
 int64_t ka_wait_producer_closed(ka_producer *p, int64_t timeout_us);
 
 /* Give the object back; it must not be used again. If it is open, closes it with a limit of
@@ -223,28 +324,12 @@ typedef struct {
     ka_latency age;                       /* record timestamp to the block that hands it out */
 } ka_consumer_stats;
 
-/* One partition in a call. topic is borrowed. */
-typedef struct {
-    const char *topic;
-    int32_t partition;
-    int64_t offset;
-} ka_partition;
-
 /* Start a consumer: librdkafka's threads and one worker. Takes conf over on success only. */
 ka_consumer *ka_wait_consumer_open(ka_conf *conf, const ka_consumer_options *options,
                                    ka_error *err);
 
 /* The consumer's block; valid until ka_consumer_release(). */
 ka_block *ka_consumer_block(ka_consumer *c);
-
-/* Something asked of the consumer's worker. Owned: ka_command_release(), which may be called before
- * it is done: then it ends in the background. */
-typedef struct ka_command ka_command;
-
-/* Wait for the answer: KA_OK, KA_FAILED and *err, KA_CLOSED, KA_FORKED; or KA_TIMEOUT,
- * KA_INTERRUPTED: not answered yet. */
-int ka_wait_command(ka_command *command, int64_t timeout_us, ka_error *err);
-void ka_command_release(ka_command *command);
 
 /* Read these topics, replacing what was read before; none: nothing. With a group: a
  * subscription (a name that begins with ^ is a regular expression). Without: every partition
@@ -253,6 +338,9 @@ ka_command *ka_consumer_subscribe(ka_consumer *c, const char *const *topics, int
 
 /* Read exactly these partitions from these offsets, replacing what was read before. */
 ka_command *ka_consumer_assign(ka_consumer *c, const ka_partition *partitions, int64_t count);
+
+/* A command that finds what a transaction needs to know of the group, for ka_producer_send_offsets(). */
+ka_command *ka_consumer_group(ka_consumer *c);
 
 /* Fill out with up to size assigned partitions (offset: our position, or KA_OFFSET_NONE; topic
  * lives as long as the consumer). Returns how many there are. */

@@ -93,22 +93,17 @@ int ka_consumer_close(ka_consumer *c, int store_last)
     return open ? KA_OK : KA_CLOSED;
 }
 
+static int64_t check_closed(void *self, int64_t arg)
+{
+    (void)arg;
+    return atomic_load(&((ka_consumer *)self)->state) == CLOSED_DOWN ? KA_OK : KA_EMPTY;
+}
+
 int ka_wait_consumer_closed(ka_consumer *c, int64_t timeout_us)
 {
-    int64_t deadline = kai_deadline_ns(timeout_us);
-    int status = KA_OK;
-
     if (kai_consumer_is_foreign(c))
         return KA_FORKED;
-    for (;;) {
-        uint32_t key = kai_wake_prepare(&c->ready);
-
-        if (atomic_load(&c->state) == CLOSED_DOWN || status != KA_OK) {
-            kai_wake_cancel(&c->ready);
-            return atomic_load(&c->state) == CLOSED_DOWN ? KA_OK : status;
-        }
-        status = kai_wake_sleep(&c->ready, key, deadline);
-    }
+    return (int)kai_wait_until(&c->ready, timeout_us, check_closed, c, 0);
 }
 
 static void free_topic(topic *t)

@@ -20,8 +20,8 @@
  * worker stores (rd_kafka_offsets_store) what changed: every STORE_NS, before a partition is given
  * up, and when closing; librdkafka's auto-commit does the rest.
  *
- * ka_consumer.c: open and most callers. ka_block.c: the polling thread's side. ka_command.c: what is
- * asked of the worker. ka_consumer_worker.c: the worker. ka_partition.c: its table of partitions.
+ * ka_consumer.c: open and most callers. ka_block.c: the polling thread's side. ka_consumer_command.c: what
+ * is asked of the worker. ka_consumer_worker.c: the worker. ka_partition.c: its table of partitions.
  * ka_receive.c: into the ring. ka_discover.c: partitions without a group.
  * ka_nudge.c: a stall of old librdkafkas.
  */
@@ -34,6 +34,7 @@
 #include <librdkafka/rdkafka.h>
 
 #include "ka.h"
+#include "ka_command.h"
 #include "ka_headers.h"
 #include "ka_hist.h"
 #include "ka_ring.h"
@@ -80,17 +81,18 @@ typedef struct {
     int errored;
 } entry;
 
-struct ka_command {
-    ka_command *next;
-    _Atomic int references; /* the caller's and the worker's */
-    _Atomic int done;
-    int assign;                            /* else subscribe */
+enum { SUBSCRIBE, ASSIGN, GROUP };
+
+typedef struct consumer_command {
+    ka_command base; /* first, so that one can be taken for the other */
+    struct consumer_command *next;
+    int kind;
     rd_kafka_topic_partition_list_t *list; /* owned */
-    int status;                            /* once done */
-    ka_error error;
-    uint32_t process;
-    kai_wake answered;
-};
+    /* GROUP: run by the control thread; c outlives it. */
+    kai_job job;
+    ka_consumer *c;
+    rd_kafka_consumer_group_metadata_t *group; /* owned */
+} consumer_command;
 
 /* Without a group: a topic to find the partitions of. */
 typedef struct {
@@ -134,7 +136,7 @@ struct ka_consumer {
     topic **topics;
     int64_t topic_count;
     int64_t generations;
-    ka_command *first_command, **last_command;
+    consumer_command *first_command, **last_command;
 
     /* Worker only. */
     kai_worker worker;
@@ -184,10 +186,10 @@ void kai_consumer_log_error(ka_consumer *c, const char *facility, rd_kafka_error
  * is being asked for) or all but the one in hand. Under lock. */
 void kai_block_settle(ka_consumer *c, int all);
 
-/* ka_command.c */
+/* ka_consumer_command.c */
 
-/* The worker is done with it. */
-void kai_command_answer(ka_command *command, int status);
+/* Have the control thread run a command of kind GROUP. */
+void kai_group_find(ka_consumer *c, consumer_command *command);
 
 /* ka_partition.c; all on the worker */
 

@@ -76,7 +76,7 @@ static rd_kafka_resp_err_t run_assign(ka_consumer *c, const rd_kafka_topic_parti
  * must run between two polls, so that no message is taken for one of another assignment. */
 static int run_commands(ka_consumer *c)
 {
-    ka_command *command, *next;
+    consumer_command *command, *next;
 
     if (atomic_load(&c->lookup) == LOOKUP_RUNNING) /* it has `wanted` */
         return 0;
@@ -89,21 +89,29 @@ static int run_commands(ka_consumer *c)
         return 0;
     for (; command; command = next) {
         rd_kafka_resp_err_t code;
+        ka_error error;
 
         next = command->next;
+        if (command->kind == GROUP) {
+            kai_group_find(c, command);
+            continue;
+        }
         atomic_store(&c->lookup, LOOKUP_IDLE); /* a result not used yet is of another time */
-        code = command->assign ? run_assign(c, command->list) : run_subscribe(c, command->list);
+        code = command->kind == ASSIGN ? run_assign(c, command->list)
+                                       : run_subscribe(c, command->list);
         if (code)
             kai_partitions_abandon(c, NULL); /* nothing is read after a refusal */
         settle_assignment(c);
-        kai_command_answer(command, code ? kai_err_set(&command->error, code, NULL) : KA_OK);
+        kai_command_answer(&command->base, code ? kai_err_set(&error, code, NULL) : KA_OK, 0,
+                           code ? &error : NULL);
+        kai_command_unreference(&command->base);
     }
     return 1;
 }
 
 static void close_down(ka_consumer *c)
 {
-    ka_command *command, *next;
+    consumer_command *command, *next;
 
     kai_control_join(&c->control);
     pthread_mutex_lock(&c->lock);
@@ -113,7 +121,7 @@ static void close_down(ka_consumer *c)
     pthread_mutex_unlock(&c->lock);
     for (; command; command = next) {
         next = command->next;
-        kai_command_answer(command, KA_CLOSED);
+        kai_command_refuse(&command->base, KA_CLOSED);
     }
     kai_offsets_store(c);
     rd_kafka_queue_cb_event_enable(c->events, NULL, NULL);

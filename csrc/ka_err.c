@@ -57,7 +57,8 @@ int kai_err_set(ka_error *err, rd_kafka_resp_err_t code, const char *text)
         return KA_FAILED;
     err->code = code;
     err->retriable = is_retriable(code);
-    err->fatal = code == RD_KAFKA_RESP_ERR__FATAL;
+    err->fatal = code == RD_KAFKA_RESP_ERR__FATAL || code == RD_KAFKA_RESP_ERR__FENCED;
+    err->requires_abort = 0;
     snprintf(err->name, sizeof err->name, "%s", rd_kafka_err2name(code));
     snprintf(err->text, sizeof err->text, "%s", text && *text ? text : rd_kafka_err2str(code));
     return KA_FAILED;
@@ -71,6 +72,7 @@ int kai_err_take(ka_error *err, rd_kafka_error_t *error)
     if (err) {
         err->retriable |= rd_kafka_error_is_retriable(error);
         err->fatal |= rd_kafka_error_is_fatal(error);
+        err->requires_abort = rd_kafka_error_txn_requires_abort(error);
     }
     rd_kafka_error_destroy(error);
     return KA_FAILED;

@@ -32,7 +32,7 @@ static const char *copy_part(char **to, const void *data, size_t len)
 }
 
 /* One block of memory, so that ka_failure_free() is free(). */
-static ka_failure *copy_message(const kai_lost *m, size_t headers_len)
+static ka_failure *copy_message(const kai_report *m, size_t headers_len)
 {
     size_t name_size = strlen(m->topic) + 1;
     ka_failure *f = calloc(1, sizeof *f + name_size + m->value_len + m->key_len + headers_len);
@@ -57,7 +57,7 @@ static ka_failure *copy_message(const kai_lost *m, size_t headers_len)
     return f;
 }
 
-void kai_failures_keep(kai_failures *failures, const kai_lost *message, double latency_s)
+void kai_failures_keep(kai_failures *failures, const kai_report *message, double latency_s)
 {
     size_t headers_len = message->headers ? kai_headers_size(message->headers) : message->block_len;
     int64_t bytes = (int64_t)(message->value_len + message->key_len + headers_len);

@@ -94,29 +94,20 @@ int64_t ka_log_lost(void)
     return atomic_exchange(&logs.lost, 0);
 }
 
-static int has_line(void)
+static int64_t check_line(void *self, int64_t arg)
 {
     uint64_t pos = kai_ring_head(&logs.ring);
 
-    return kai_ring_next(&logs.ring, &pos) != NULL;
+    (void)self, (void)arg;
+    if (atomic_load(&logs.closed))
+        return KA_CLOSED;
+    return kai_ring_next(&logs.ring, &pos) ? KA_OK : KA_EMPTY;
 }
 
 int ka_wait_log(int64_t timeout_us)
 {
-    int64_t deadline = kai_deadline_ns(timeout_us);
-    int status = KA_OK;
-
     init();
-    for (;;) {
-        uint32_t key = kai_wake_prepare(&logs.wake);
-        int closed = atomic_load(&logs.closed);
-
-        if (closed || has_line() || status != KA_OK) {
-            kai_wake_cancel(&logs.wake);
-            return closed ? KA_CLOSED : has_line() ? KA_OK : status;
-        }
-        status = kai_wake_sleep(&logs.wake, key, deadline);
-    }
+    return (int)kai_wait_until(&logs.wake, timeout_us, check_line, NULL, 0);
 }
 
 void ka_log_close(void)

@@ -32,61 +32,88 @@ void kai_epoch_end(ka_producer *p, epoch *e)
     free(e);
 }
 
-static flight *take_flight(ka_producer *p)
+int kai_flight_ready(ka_producer *p)
+{
+    flight_chunk *chunk;
+
+    if (p->free_flights)
+        return 1;
+    if (!(chunk = calloc(1, sizeof *chunk)))
+        return 0;
+    chunk->next = p->chunks;
+    p->chunks = chunk;
+    for (flight *f = chunk->flights; f < chunk->flights + KAI_FLIGHTS; f++) {
+        f->next_free = p->free_flights;
+        p->free_flights = f;
+    }
+    return 1;
+}
+
+flight *kai_flight_begin(ka_producer *p, const origin *from)
 {
     flight *f = p->free_flights;
 
-    if (!f) {
-        flight_chunk *chunk = calloc(1, sizeof *chunk);
-        if (!chunk)
-            return NULL;
-        chunk->next = p->chunks;
-        p->chunks = chunk;
-        for (f = chunk->flights; f < chunk->flights + KAI_FLIGHTS; f++) {
-            f->next_free = p->free_flights;
-            p->free_flights = f;
-        }
-        f = p->free_flights;
-    }
     p->free_flights = f->next_free;
-    return f;
-}
-
-flight *kai_flight_begin(ka_producer *p, const record *r)
-{
-    flight *f = take_flight(p);
-
-    if (!f)
-        return NULL;
     f->epoch = p->last_epoch;
     f->epoch->outstanding++;
-    f->accepted_ns = r->accepted_ns;
-    f->bytes = (uint32_t)(kai_part_len(r->value_len) + kai_part_len(r->key_len) + r->headers_len);
+    f->origin = *from;
+    atomic_fetch_add_explicit(&p->held_messages, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&p->held_bytes, from->bytes, memory_order_relaxed);
     return f;
 }
 
-static void end_flight(ka_producer *p, flight *f, outcomes *o)
+void kai_flight_end(ka_producer *p, flight *f)
 {
     epoch *e = f->epoch;
 
-    o->messages++;
-    o->bytes += f->bytes;
     if (--e->outstanding == 0 && e != p->last_epoch) {
         e->next_empty = p->empty;
         p->empty = e;
     }
+    atomic_fetch_sub_explicit(&p->held_messages, 1, memory_order_relaxed);
+    atomic_fetch_sub_explicit(&p->held_bytes, f->origin.bytes, memory_order_relaxed);
+    f->origin.token = 0;
     f->next_free = p->free_flights;
     p->free_flights = f;
 }
 
-void kai_conclude(ka_producer *p, flight *f, const kai_lost *message, int64_t now, outcomes *o)
+static double seconds(int64_t ns)
 {
-    int64_t latency = now - f->accepted_ns;
+    return (double)ns * 1e-9;
+}
 
-    switch (message->code) {
+static void push_result(ka_producer *p, const origin *from, const kai_report *report, int64_t now)
+{
+    kai_results_push(&p->results, &(ka_result){.token = from->token,
+                                               .offset = report->offset,
+                                               .timestamp_ms = report->timestamp_ms,
+                                               .latency_s = seconds(now - from->accepted_ns),
+                                               .code = report->code,
+                                               .partition = report->partition});
+}
+
+void kai_tell_evicted(ka_producer *p, const origin *from)
+{
+    static const kai_report evicted = {.code = RD_KAFKA_RESP_ERR__PURGE_QUEUE,
+                                       .partition = KA_PARTITION_ANY,
+                                       .offset = -1,
+                                       .timestamp_ms = -1};
+
+    if (from->token)
+        push_result(p, from, &evicted, kai_now_ns());
+}
+
+void kai_conclude(ka_producer *p, const origin *from, const kai_report *report, int64_t now,
+                  outcomes *o)
+{
+    o->messages++;
+    o->bytes += from->bytes;
+    if (from->token)
+        push_result(p, from, report, now);
+    switch (report->code) {
     case RD_KAFKA_RESP_ERR_NO_ERROR:
         o->delivered++;
-        kai_hist_add(&p->ack_latency, latency);
+        kai_hist_add(&p->ack_latency, now - from->accepted_ns);
         break;
     case RD_KAFKA_RESP_ERR__PURGE_QUEUE:
     case RD_KAFKA_RESP_ERR__PURGE_INFLIGHT:
@@ -94,19 +121,17 @@ void kai_conclude(ka_producer *p, flight *f, const kai_lost *message, int64_t no
         break;
     default:
         o->failed++;
-        kai_failures_keep(&p->failures, message, (double)latency * 1e-9);
+        if (from->token)
+            break;
+        o->untold++;
+        kai_failures_keep(&p->failures, report, seconds(now - from->accepted_ns));
     }
-    end_flight(p, f, o);
 }
 
-/* Count outcomes and give their shares back as one step of `version`. */
-void kai_publish(ka_producer *p, const outcomes *o)
+void kai_publish_counts(ka_producer *p, const outcomes *o)
 {
     uint64_t version = atomic_load_explicit(&p->version, memory_order_relaxed);
-    epoch *e;
 
-    if (o->messages == 0)
-        return;
     atomic_store_explicit(&p->version, version + 1, memory_order_relaxed);
     /* release: a reader that saw a counter below sees the odd version too; partner: the acquire
      * fence in ka_producer_metrics(). */
@@ -118,13 +143,66 @@ void kai_publish(ka_producer *p, const outcomes *o)
     atomic_fetch_sub_explicit(&p->room, o->messages * ROOM_MESSAGE + o->bytes,
                               memory_order_release);
     atomic_store_explicit(&p->version, version + 2, memory_order_release);
-    atomic_fetch_add(&p->unreported, o->failed);
-    kai_wake_notify(&p->room_freed);
+}
+
+void kai_publish(ka_producer *p, const outcomes *o)
+{
+    epoch *e;
+
+    if (o->messages) {
+        if (p->on_full == KA_DROP_OLD)
+            pthread_mutex_lock(&p->evict_lock);
+        kai_publish_counts(p, o);
+        if (p->on_full == KA_DROP_OLD)
+            pthread_mutex_unlock(&p->evict_lock);
+        atomic_fetch_add(&p->unreported, o->untold);
+        kai_wake_notify(&p->room_freed);
+    }
+    kai_results_announce(&p->results);
     /* Only now: a flush that returns must find its outcomes counted. */
     while ((e = p->empty)) {
         p->empty = e->next_empty;
         kai_epoch_end(p, e);
     }
+}
+
+void kai_write_off(ka_producer *p)
+{
+    uint64_t room = atomic_load(&p->room);
+    outcomes o = {.purged = room_messages(room),
+                  .messages = (uint64_t)room_messages(room),
+                  .bytes = (uint64_t)room_bytes(room)};
+    kai_report report = {.code = RD_KAFKA_RESP_ERR__PURGE_INFLIGHT,
+                         .partition = KA_PARTITION_ANY,
+                         .offset = -1,
+                         .timestamp_ms = -1};
+    int64_t now = kai_now_ns();
+
+    for (flight_chunk *chunk = p->chunks; chunk; chunk = chunk->next)
+        for (flight *f = chunk->flights; f < chunk->flights + KAI_FLIGHTS; f++)
+            if (f->origin.token)
+                push_result(p, &f->origin, &report, now);
+    kai_publish(p, &o);
+}
+
+/* A delivered message needs no more than where it is. */
+static kai_report report_of(const rd_kafka_message_t *m, uint32_t token)
+{
+    rd_kafka_timestamp_type_t type;
+    kai_report report = {.code = m->err,
+                         .partition = m->partition,
+                         .offset = m->offset,
+                         .timestamp_ms = token ? rd_kafka_message_timestamp(m, &type) : -1};
+
+    if (m->err && !token) {
+        report.topic = rd_kafka_topic_name(m->rkt);
+        report.value = m->payload;
+        report.value_len = m->len;
+        report.key = m->key;
+        report.key_len = m->key_len;
+        report.headers = kai_headers_of(m);
+    }
+    return report;
 }
 
 static void take_reports(ka_producer *p, rd_kafka_event_t *event)
@@ -134,17 +212,11 @@ static void take_reports(ka_producer *p, rd_kafka_event_t *event)
     outcomes o = {0};
 
     while ((m = rd_kafka_event_message_next(event))) {
-        kai_lost message = {.code = m->err};
-        if (m->err)
-            message = (kai_lost){.code = m->err,
-                                 .partition = m->partition,
-                                 .topic = rd_kafka_topic_name(m->rkt),
-                                 .value = m->payload,
-                                 .value_len = m->len,
-                                 .key = m->key,
-                                 .key_len = m->key_len,
-                                 .headers = kai_headers_of(m)};
-        kai_conclude(p, m->_private, &message, now, &o);
+        flight *f = m->_private;
+        kai_report report = report_of(m, f->origin.token);
+
+        kai_conclude(p, &f->origin, &report, now, &o);
+        kai_flight_end(p, f);
     }
     kai_publish(p, &o);
 }

@@ -7,89 +7,31 @@
 #include "ka_conf.h"
 #include "ka_err.h"
 
-enum { TOPIC_CHUNK = 64, MAX_MESSAGES = 10000000 };
+enum {
+    TOPIC_CHUNK = 64,
+    MAX_MESSAGES = 10000000,
+    EVICTED_PLACES = 65536,
+    SHARE_MESSAGES = 10000,
+    SHARE_BYTES = 4 * 1024 * 1024,
+};
 
 static const int64_t RELEASE_TIMEOUT_US = 5000000;
 static const int64_t WARM_NS = 10000000; /* see docs/design.md, "The idle worker" */
 
-static int is_foreign(const ka_producer *p)
+/* Under topics_lock. */
+static topic *topic_at(ka_producer *p, int32_t number)
 {
-    return p->process != atomic_load_explicit(&kai_process, memory_order_relaxed);
-}
-
-/* Take a share of both bounds. acquire: whoever gets a share that was given back also sees that its
- * place in the ring is free; partner: the release in kai_publish(). */
-static int admit(ka_producer *p, int64_t bytes)
-{
-    uint64_t room = atomic_load_explicit(&p->room, memory_order_relaxed);
-
-    if (bytes > p->queue_bytes)
-        return KA_TOO_LARGE;
-    do {
-        if (room & ROOM_CLOSED)
-            return KA_CLOSED;
-        if (room_messages(room) >= p->queue_messages || room_bytes(room) + bytes > p->queue_bytes)
-            return KA_FULL;
-    } while (!atomic_compare_exchange_weak_explicit(&p->room, &room,
-                                                    room + ROOM_MESSAGE + (uint64_t)bytes,
-                                                    memory_order_acquire, memory_order_relaxed));
-    return KA_OK;
-}
-
-static uint32_t length_of(const char *data, int64_t len)
-{
-    return data ? (uint32_t)len : KAI_NONE;
-}
-
-int ka_producer_send_record(ka_producer *p, int32_t topic_number, int32_t partition,
-                            int64_t timestamp_ms, const char *value, int64_t value_len,
-                            const char *key, int64_t key_len, const char *headers,
-                            int64_t headers_len)
-{
-    int64_t now = kai_now_ns(), bytes = value_len + key_len + headers_len;
-    record *r;
-    char *to;
-    int status;
-
-    if (is_foreign(p))
-        return KA_FORKED;
-    if (value_len > p->max_message || key_len > p->max_message || headers_len > p->max_message ||
-        bytes > p->max_message)
-        return KA_TOO_LARGE;
-    if (topic_number < 0 ||
-        topic_number >= atomic_load_explicit(&p->topics, memory_order_relaxed) ||
-        partition < KA_PARTITION_ANY || !kai_headers_valid(headers, headers_len))
-        return KA_INVALID;
-    if ((status = admit(p, bytes)) != KA_OK)
-        return status;
-    r = kai_ring_reserve(&p->ring, sizeof *r + (uint64_t)bytes);
-    if (!r)
-        abort(); /* the ring is sized for all that the bounds admit */
-    *r = (record){.accepted_ns = now,
-                  .timestamp_ms = timestamp_ms,
-                  .topic = topic_number,
-                  .partition = partition,
-                  .value_len = length_of(value, value_len),
-                  .key_len = length_of(key, key_len),
-                  .headers_len = (uint32_t)headers_len};
-    to = kai_append((char *)(r + 1), value, value_len);
-    to = kai_append(to, key, key_len);
-    kai_append(to, headers, headers_len);
-    kai_ring_commit(r, sizeof *r + (uint64_t)bytes);
-    kai_wake_notify(&p->worker.wake);
-    kai_hist_add(&p->send_latency, kai_now_ns() - now);
-    return KA_OK;
-}
-
-int ka_producer_send(ka_producer *p, const char *value, int64_t value_len)
-{
-    return ka_producer_send_record(p, p->default_topic, KA_PARTITION_ANY, -1, value, value_len,
-                                   NULL, 0, NULL, 0);
+    return &p->topic_chunks[number / TOPIC_CHUNK][number % TOPIC_CHUNK];
 }
 
 topic *kai_topic_at(ka_producer *p, int32_t number)
 {
-    return &p->topic_chunks[number / TOPIC_CHUNK][number % TOPIC_CHUNK];
+    topic *t;
+
+    pthread_mutex_lock(&p->topics_lock);
+    t = topic_at(p, number);
+    pthread_mutex_unlock(&p->topics_lock);
+    return t;
 }
 
 /* Under topics_lock. */
@@ -109,7 +51,7 @@ static int32_t add_topic(ka_producer *p, const char *name)
             return KA_NOMEM;
         }
     }
-    kai_topic_at(p, p->topics)->name = copy;
+    topic_at(p, p->topics)->name = copy;
     return p->topics++;
 }
 
@@ -117,10 +59,10 @@ int32_t ka_producer_topic(ka_producer *p, const char *name)
 {
     int32_t number = 0;
 
-    if (is_foreign(p))
+    if (kai_producer_is_foreign(p))
         return KA_FORKED;
     pthread_mutex_lock(&p->topics_lock);
-    while (number < p->topics && strcmp(kai_topic_at(p, number)->name, name) != 0)
+    while (number < p->topics && strcmp(topic_at(p, number)->name, name) != 0)
         number++;
     if (number == p->topics)
         number = add_topic(p, name);
@@ -128,48 +70,11 @@ int32_t ka_producer_topic(ka_producer *p, const char *name)
     return number;
 }
 
-/* Sleep on wake until check(p, arg) is not KA_EMPTY; returns that, or why the sleep ended. */
-static int64_t wait_until(ka_producer *p, kai_wake *wake, int64_t timeout_us,
-                          int64_t (*check)(ka_producer *p, int64_t arg), int64_t arg)
-{
-    int64_t deadline = kai_deadline_ns(timeout_us), result;
-    int status = KA_OK;
-
-    if (is_foreign(p))
-        return KA_FORKED;
-    for (;;) {
-        uint32_t key = kai_wake_prepare(wake);
-
-        result = check(p, arg);
-        if (result != KA_EMPTY || status != KA_OK || timeout_us == 0) {
-            kai_wake_cancel(wake);
-            return result != KA_EMPTY ? result : status != KA_OK ? status : KA_TIMEOUT;
-        }
-        status = kai_wake_sleep(wake, key, deadline);
-    }
-}
-
-static int64_t check_room(ka_producer *p, int64_t bytes)
-{
-    uint64_t room = atomic_load(&p->room);
-
-    if (room & ROOM_CLOSED)
-        return KA_CLOSED;
-    return room_messages(room) < p->queue_messages && room_bytes(room) + bytes <= p->queue_bytes
-               ? KA_OK
-               : KA_EMPTY;
-}
-
-int ka_wait_producer_room(ka_producer *p, int64_t bytes, int64_t timeout_us)
-{
-    return (int)wait_until(p, &p->room_freed, timeout_us, check_room, bytes);
-}
-
 int64_t ka_producer_flush(ka_producer *p)
 {
     uint64_t room = atomic_load(&p->room), ticket, asked;
 
-    if (is_foreign(p))
+    if (kai_producer_is_foreign(p))
         return KA_FORKED;
     if (room & ROOM_CLOSED)
         return KA_CLOSED;
@@ -183,8 +88,10 @@ int64_t ka_producer_flush(ka_producer *p)
     return (int64_t)ticket;
 }
 
-static int64_t check_flushed(ka_producer *p, int64_t ticket)
+static int64_t check_flushed(void *self, int64_t ticket)
 {
+    ka_producer *p = self;
+
     if (atomic_load(&p->room) & ROOM_CLOSED)
         return KA_CLOSED; /* what has its outcome may have been purged */
     return atomic_load(&p->flushed) >= (uint64_t)ticket ? KA_OK : KA_EMPTY;
@@ -192,32 +99,88 @@ static int64_t check_flushed(ka_producer *p, int64_t ticket)
 
 int ka_wait_producer_flush(ka_producer *p, int64_t ticket, int64_t timeout_us)
 {
-    return (int)wait_until(p, &p->progressed, timeout_us, check_flushed, ticket);
+    if (kai_producer_is_foreign(p))
+        return KA_FORKED;
+    return (int)kai_wait_until(&p->progressed, timeout_us, check_flushed, p, ticket);
 }
 
-int ka_producer_metrics(ka_producer *p, ka_producer_stats *stats)
+ka_producer *ka_producer_share(ka_producer *p)
+{
+    atomic_fetch_add(&p->references, 1);
+    return p;
+}
+
+void ka_producer_unshare(ka_producer *p)
+{
+    if (!kai_producer_is_foreign(p))
+        kai_producer_unreference(p);
+}
+
+int64_t ka_producer_results(ka_producer *p, ka_result *out, int64_t size)
+{
+    return kai_producer_is_foreign(p) ? KA_FORKED : kai_results_take(&p->results, out, size);
+}
+
+int ka_wait_producer_results(ka_producer *p, int64_t timeout_us)
+{
+    return kai_producer_is_foreign(p) ? KA_FORKED : kai_results_wait(&p->results, timeout_us);
+}
+
+int64_t ka_producer_announced(ka_producer *p)
+{
+    return kai_producer_is_foreign(p) ? KA_FORKED : atomic_load(&p->results.announced);
+}
+
+static int64_t check_told(void *self, int64_t count)
+{
+    return atomic_load(&((ka_producer *)self)->results.told) >= count ? KA_OK : KA_EMPTY;
+}
+
+static int64_t check_told_or_closed(void *self, int64_t count)
+{
+    int closed = (atomic_load(&((ka_producer *)self)->room) & ROOM_CLOSED) != 0;
+
+    return closed ? KA_CLOSED : check_told(self, count);
+}
+
+int ka_wait_producer_told(ka_producer *p, int64_t count, int even_closed, int64_t timeout_us)
+{
+    if (kai_producer_is_foreign(p))
+        return KA_FORKED;
+    return (int)kai_wait_until(&p->results.progressed, timeout_us,
+                               even_closed ? check_told : check_told_or_closed, p, count);
+}
+
+void kai_producer_snapshot(ka_producer *p, ka_producer_stats *stats)
 {
     uint64_t version, room;
 
-    if (is_foreign(p))
-        return KA_FORKED;
     do {
-        /* acquire: the counters below are read after; partner: the release in kai_publish(). */
+        /* acquire: the counters below are read after; partner: the release in
+         * kai_publish_counts(). */
         version = atomic_load_explicit(&p->version, memory_order_acquire);
         stats->delivered = atomic_load_explicit(&p->delivered, memory_order_relaxed);
         stats->failed = atomic_load_explicit(&p->failed, memory_order_relaxed);
         stats->purged = atomic_load_explicit(&p->purged, memory_order_relaxed);
+        stats->dropped = atomic_load_explicit(&p->dropped, memory_order_relaxed) +
+                         atomic_load_explicit(&p->evicted, memory_order_relaxed);
         room = atomic_load_explicit(&p->room, memory_order_relaxed);
         /* acquire: version is read again after the counters; partner: the release fence in
-         * kai_publish(). */
+         * kai_publish_counts(). */
         atomic_thread_fence(memory_order_acquire);
     } while ((version & 1) || version != atomic_load_explicit(&p->version, memory_order_relaxed));
-    room &= ~ROOM_CLOSED;
     stats->outstanding = room_messages(room);
     stats->outstanding_bytes = room_bytes(room);
     /* No outcome was published while room was read, so the sum is what had been admitted at
      * that moment. */
     stats->accepted = stats->delivered + stats->failed + stats->purged + stats->outstanding;
+}
+
+int ka_producer_metrics(ka_producer *p, ka_producer_stats *stats)
+{
+    if (kai_producer_is_foreign(p))
+        return KA_FORKED;
+    kai_producer_snapshot(p, stats);
     kai_hist_summary(&p->send_latency, &stats->send);
     kai_hist_summary(&p->ack_latency, &stats->ack);
     return KA_OK;
@@ -227,7 +190,7 @@ int64_t ka_producer_unreported(ka_producer *p, int64_t told)
 {
     int64_t unreported;
 
-    if (is_foreign(p))
+    if (kai_producer_is_foreign(p))
         return KA_FORKED;
     /* A failure may be fetched, and told, before it is counted: below 0 for a moment. */
     unreported = atomic_fetch_sub(&p->unreported, told) - told;
@@ -236,7 +199,19 @@ int64_t ka_producer_unreported(ka_producer *p, int64_t told)
 
 ka_failure *ka_producer_failure(ka_producer *p)
 {
-    return is_foreign(p) ? NULL : kai_failures_take(&p->failures);
+    return kai_producer_is_foreign(p) ? NULL : kai_failures_take(&p->failures);
+}
+
+int32_t ka_producer_partition_count(ka_producer *p, int32_t topic_number)
+{
+    if (kai_producer_is_foreign(p))
+        return KA_FORKED;
+    return atomic_load_explicit(&kai_topic_at(p, topic_number)->partitions, memory_order_relaxed);
+}
+
+int ka_producer_transaction(ka_producer *p)
+{
+    return kai_producer_is_foreign(p) ? KA_FORKED : atomic_load(&p->transaction);
 }
 
 static int close_with(ka_producer *p, int64_t timeout_us)
@@ -247,21 +222,25 @@ static int close_with(ka_producer *p, int64_t timeout_us)
     if (!atomic_compare_exchange_strong(&p->state, &open, CLOSING))
         return KA_CLOSED;
     atomic_fetch_or(&p->room, ROOM_CLOSED);
+    kai_calls_close(p);
     kai_wake_notify(&p->worker.wake);
     kai_wake_notify(&p->room_freed);
     kai_wake_notify(&p->progressed);
+    kai_wake_notify(&p->results.progressed);
     return KA_OK;
 }
 
 int ka_producer_close(ka_producer *p, int64_t timeout_us)
 {
-    if (is_foreign(p))
+    if (kai_producer_is_foreign(p))
         return KA_FORKED;
     return atomic_load(&p->state) == OPEN ? close_with(p, timeout_us) : KA_CLOSED;
 }
 
-static int64_t check_closed(ka_producer *p, int64_t arg)
+static int64_t check_closed(void *self, int64_t arg)
 {
+    ka_producer *p = self;
+
     (void)arg;
     if (atomic_load(&p->state) != CLOSED_DOWN)
         return KA_EMPTY;
@@ -271,7 +250,9 @@ static int64_t check_closed(ka_producer *p, int64_t arg)
 
 int64_t ka_wait_producer_closed(ka_producer *p, int64_t timeout_us)
 {
-    return wait_until(p, &p->progressed, timeout_us, check_closed, 0);
+    if (kai_producer_is_foreign(p))
+        return KA_FORKED;
+    return kai_wait_until(&p->progressed, timeout_us, check_closed, p, 0);
 }
 
 void kai_producer_unreference(ka_producer *p)
@@ -280,7 +261,7 @@ void kai_producer_unreference(ka_producer *p)
         return;
     kai_lose(ka_producer_unreported(p, 0) + (atomic_load(&p->told) ? 0 : atomic_load(&p->lost)));
     for (int32_t i = 0; i < p->topics; i++)
-        free(kai_topic_at(p, i)->name);
+        free(topic_at(p, i)->name);
     for (int32_t i = 0; i < p->topics; i += TOPIC_CHUNK)
         free(p->topic_chunks[i / TOPIC_CHUNK]);
     free(p->topic_chunks);
@@ -289,6 +270,9 @@ void kai_producer_unreference(ka_producer *p)
     kai_wake_fini(&p->room_freed);
     kai_wake_fini(&p->progressed);
     pthread_mutex_destroy(&p->topics_lock);
+    pthread_mutex_destroy(&p->calls_lock);
+    pthread_mutex_destroy(&p->evict_lock);
+    kai_results_fini(&p->results);
     kai_failures_fini(&p->failures);
     kai_ring_fini(&p->ring);
     free(p);
@@ -296,7 +280,7 @@ void kai_producer_unreference(ka_producer *p)
 
 void ka_producer_release(ka_producer *p)
 {
-    if (is_foreign(p))
+    if (kai_producer_is_foreign(p))
         return;
     ka_producer_close(p, RELEASE_TIMEOUT_US);
     kai_producer_unreference(p);
@@ -309,19 +293,27 @@ static void on_event(rd_kafka_t *rk, void *opaque)
     kai_wake_notify(&((ka_producer *)opaque)->worker.wake);
 }
 
-/* Room for all that the bounds admit, each with its record and rounding, and for the largest
- * entry once more at the end of a lap. */
-static uint64_t ring_capacity(const ka_producer *p)
+/* Small, so that there is something to evict; enough for full requests on their way. */
+static int64_t share_of(int64_t bound, int64_t most)
 {
-    return (uint64_t)p->queue_bytes +
-           (uint64_t)p->queue_messages * kai_ring_entry_size(sizeof(record) + 15) +
-           kai_ring_entry_size((uint64_t)p->max_message + sizeof(record)) * 2;
+    int64_t share = (bound + 3) / 4;
+
+    return share < most ? share : most;
+}
+
+/* For results: of what is outstanding, of as many again that wait to be told, and of evicted
+ * messages that the worker has not passed yet. */
+static int64_t places(const ka_producer *p)
+{
+    return 2 * p->queue_messages + (p->on_full == KA_DROP_OLD ? EVICTED_PLACES : 0);
 }
 
 static ka_producer *new_producer(const ka_conf *conf, const ka_producer_options *options)
 {
     ka_producer *p = aligned_alloc(KAI_CACHE_LINE, (sizeof *p + KAI_CACHE_LINE - 1) &
                                                        ~(size_t)(KAI_CACHE_LINE - 1));
+    int64_t timeout_ms, refresh_ms;
+    char text[8];
 
     if (!p)
         return NULL;
@@ -331,10 +323,25 @@ static ka_producer *new_producer(const ka_conf *conf, const ka_producer_options 
     p->max_message = kai_conf_number(conf, "message.max.bytes", 1000000) - KA_WIRE_OVERHEAD;
     p->linger = kai_conf_number(conf, "linger.ms", 5) > 0;
     p->log = options->log;
+    p->on_full = options->on_full;
+    p->share_messages = share_of(p->queue_messages, SHARE_MESSAGES);
+    p->share_bytes = share_of(p->queue_bytes, SHARE_BYTES);
+    timeout_ms = kai_conf_number(conf, "message.timeout.ms", 300000);
+    p->message_timeout_ns = timeout_ms > 0 ? timeout_ms * 1000000 : KAI_FOREVER;
+    refresh_ms = kai_conf_number(conf, "topic.metadata.refresh.interval.ms", 300000);
+    p->refresh_ns =
+        options->count_partitions && refresh_ms > 0 ? refresh_ms * 1000000 : KAI_FOREVER;
+    p->refresh_at_ns = kai_deadline_ns(p->refresh_ns / 1000);
+    if (ka_conf_get(conf, "transactional.id", text, sizeof text) > 0) {
+        atomic_init(&p->transaction, KA_TXN_NEW);
+        atomic_init(&p->room, ROOM_BARRED);
+    }
     p->process = atomic_load(&kai_process);
     atomic_init(&p->references, 2);
     kai_failures_init(&p->failures);
     pthread_mutex_init(&p->topics_lock, NULL);
+    pthread_mutex_init(&p->calls_lock, NULL);
+    pthread_mutex_init(&p->evict_lock, NULL);
     kai_wake_init(&p->room_freed);
     kai_wake_init(&p->progressed);
     kai_wake_init(&p->worker.wake);
@@ -379,7 +386,8 @@ ka_producer *ka_wait_producer_open(ka_conf *conf, const ka_producer_options *opt
         kai_err_set(err, RD_KAFKA_RESP_ERR__CRIT_SYS_RESOURCE, "out of memory");
         return NULL;
     }
-    if (kai_ring_init(&p->ring, ring_capacity(p)) != 0)
+    if (kai_ring_init(&p->ring, kai_ring_capacity(p)) != 0 ||
+        kai_results_init(&p->results, places(p), &p->room_freed) != 0)
         return abandon(p, err, RD_KAFKA_RESP_ERR__CRIT_SYS_RESOURCE,
                        "no address space for the queue: lower queue_bytes or queue_messages");
     p->default_topic = options->topic ? ka_producer_topic(p, options->topic) : -1;

@@ -2,19 +2,29 @@
  *
  * Who runs what. Callers (any thread) admit, copy into the ring, wake. One worker does all the rest:
  * it drains the ring into librdkafka, takes delivery reports, counts, answers flushes, closes, and
- * at its end destroys librdkafka's client. A control thread exists only while a flush must
- * override linger.ms, since rd_kafka_flush() waits.
+ * at its end destroys librdkafka's client. A control thread makes the calls of librdkafka that wait
+ * (purge, transactions, metadata, overriding linger.ms); it exists only once one is needed.
  *
  * A message's life. admit() takes its share of the two bounds in one word, `room`. The worker turns
  * its ring entry into a message of librdkafka (which copies the payload) and a `flight`. The
  * delivery report ends the flight: one of delivered, failed, purged is counted and the share is
- * given back, both within one turn of `version`, so that a snapshot never sees half of it.
+ * given back, both within one turn of `version`, so that a snapshot never sees half of it. A message
+ * with a token has a place in `results` from acceptance until its outcome was told.
  *
  * Closing. The CLOSED bit lives in `room` too: once it is set, the set of admitted messages is
- * fixed, and zero messages outstanding means that none was forgotten.
+ * fixed, and zero messages outstanding means that none was forgotten. The same goes for the BARRED
+ * bit, which a transactional producer has outside of a transaction: what was admitted before
+ * belongs to the transaction that is being ended.
  *
- * ka_producer.c: open and the callers' side. ka_outcome.c: flights, outcomes, flush epochs.
- * ka_producer_worker.c: the worker. ka_failure.c: failed messages that are kept.
+ * Eviction (KA_DROP_OLD). librdkafka holds a small share of the messages, so that there normally is
+ * one in the ring that may go. The caller that finds no room condemns the oldest: counts it as
+ * purged and takes its room; the worker passes it over and tells its result. Had the worker to
+ * decide, a send would have to wait for it. Both sides move `unclaimed` under evict_lock: what lies
+ * before it is the worker's or condemned.
+ *
+ * ka_producer.c: open, close. ka_send.c: the callers' way into the ring. ka_outcome.c: flights,
+ * outcomes, flush epochs. ka_producer_worker.c: the worker. ka_call.c: what the control thread runs.
+ * ka_results.c: outcomes that are told. ka_failure.c: failed messages that are kept.
  */
 #ifndef KA_PRODUCER_H
 #define KA_PRODUCER_H
@@ -25,15 +35,18 @@
 #include <librdkafka/rdkafka.h>
 
 #include "ka.h"
+#include "ka_command.h"
 #include "ka_failure.h"
 #include "ka_headers.h"
 #include "ka_hist.h"
+#include "ka_results.h"
 #include "ka_ring.h"
 #include "ka_wake.h"
 #include "ka_worker.h"
 
-/* The word `room`: closed (1 bit), messages (25 bits), bytes (38 bits). */
+/* The word `room`: closed (1 bit), barred (1 bit), messages (24 bits), bytes (38 bits). */
 #define ROOM_CLOSED ((uint64_t)1 << 63)
+#define ROOM_BARRED ((uint64_t)1 << 62)
 #define ROOM_MESSAGE ((uint64_t)1 << 38)
 #define ROOM_BYTES (ROOM_MESSAGE - 1)
 
@@ -43,6 +56,7 @@ typedef struct {
     int64_t timestamp_ms; /* < 0: stamp with accepted_ns */
     int32_t topic, partition;
     uint32_t value_len, key_len, headers_len;
+    uint32_t token; /* 0: nobody waits for the outcome */
 } record;
 
 /* Messages that the same flushes wait for: those drained between two flush requests. A list, oldest
@@ -54,19 +68,25 @@ typedef struct epoch {
     uint64_t outstanding;     /* drained, no outcome yet */
 } epoch;
 
-/* A message within librdkafka. Worker only; recycled through a free list. */
+/* What the outcome of a message needs to know of it. */
+typedef struct {
+    int64_t accepted_ns;
+    uint32_t bytes, token;
+} origin;
+
+/* A message within librdkafka. Worker only; recycled through a free list, with a token of 0. */
 typedef struct flight {
     union {
         struct flight *next_free;
         epoch *epoch;
     };
-    int64_t accepted_ns;
-    uint32_t bytes;
+    origin origin;
 } flight;
 
 typedef struct {
     char *name;
-    rd_kafka_topic_t *rkt; /* worker only; NULL until first used, or if the name is illegal */
+    rd_kafka_topic_t *rkt;      /* worker only; NULL until first used, or if the name is illegal */
+    _Atomic int32_t partitions; /* 0: not known */
 } topic;
 
 #define KAI_FLIGHTS 256 /* allocated at a time */
@@ -79,35 +99,78 @@ typedef struct flight_chunk {
 /* Outcomes not yet published. */
 typedef struct {
     int64_t delivered, failed, purged;
+    int64_t untold; /* failures without a result */
     uint64_t messages, bytes;
 } outcomes;
 
 enum { OPEN, CLOSING, CLOSED_DOWN };
+
+/* A command to the producer: handed from its caller to the worker, which starts it at the right
+ * moment, to the control thread, and for a purge back to the worker. The list of calls holds it
+ * until it is finished. */
+typedef struct call {
+    ka_command base; /* first, so that one can be taken for the other */
+    kai_job job;
+    struct call *next;
+    ka_producer *p; /* outlives the call: the control thread is joined first */
+    /* On the control thread. KA_EMPTY: somebody else finishes it. */
+    int (*run)(struct call *c, int timeout_ms, ka_error *error);
+    int kind;     /* KA_INIT ... KA_ABORT, or CALL_* */
+    int started;  /* worker only */
+    int slice_ms; /* the longest that run may wait */
+    int64_t asked_ns, deadline_ns;
+    int64_t value;
+    /* Purge. */
+    int in_flight;
+    uint64_t ring_end; /* what was in the ring */
+    int64_t purged_before;
+    _Atomic int ran; /* all reports of it are there */
+    /* Partitions. */
+    int32_t topic;
+    int connect;
+    /* Offsets; owned. */
+    rd_kafka_topic_partition_list_t *offsets;
+    rd_kafka_consumer_group_metadata_t *group;
+} call;
+
+enum { CALL_PURGE = 100, CALL_PARTITIONS, CALL_REFRESH, CALL_OFFSETS, CALL_CLOSING };
 
 struct ka_producer {
     /* Set once. */
     rd_kafka_t *rk;
     rd_kafka_queue_t *events;
     int64_t queue_messages, queue_bytes;
-    int64_t max_message; /* what librdkafka allows for key + value + headers */
-    int linger;          /* a flush has something to override */
-    int log;
+    int64_t max_message;                 /* what librdkafka allows for key + value + headers */
+    int64_t message_timeout_ns;          /* KAI_FOREVER: none */
+    int64_t refresh_ns;                  /* how often to count partitions; KAI_FOREVER: never */
+    int64_t share_messages, share_bytes; /* KA_DROP_OLD: what librdkafka may hold */
+    int linger;                          /* a flush has something to override */
+    int log, on_full;
     int32_t default_topic;  /* < 0: none */
     uint32_t process;       /* kai_process at open */
-    _Atomic int references; /* the facade's and the worker's; the last one frees */
+    _Atomic int references; /* the facade's, the worker's, the teller's; the last one frees */
 
     /* Callers and worker. */
     _Alignas(KAI_CACHE_LINE) _Atomic uint64_t room;
-    _Atomic int state;
+    _Atomic int state, transaction;
     _Atomic int64_t close_deadline_ns;
     _Atomic int told;             /* somebody has asked for the count of lost messages */
     _Atomic uint64_t flush_asked; /* the largest ticket */
+    _Atomic int64_t dropped;      /* refused by policy */
     kai_ring ring;
+    kai_results results;
     kai_hist send_latency;
 
-    /* Worker writes, all read. */
+    /* Under evict_lock, which is taken with KA_DROP_OLD only. */
+    _Alignas(KAI_CACHE_LINE) pthread_mutex_t evict_lock;
+    uint64_t unclaimed; /* ring position: before it, the worker's or condemned */
+    uint64_t condemned; /* bytes of the ring that condemned records take */
+    _Atomic int64_t evicted;
+
+    /* Worker writes (with KA_DROP_OLD also who evicts, under evict_lock), all read. */
     _Alignas(KAI_CACHE_LINE) _Atomic uint64_t version; /* odd while outcomes are being published */
     _Atomic int64_t delivered, failed, purged;
+    _Atomic int64_t held_messages, held_bytes; /* with librdkafka */
     _Atomic uint64_t flushed;   /* everything accepted before this ring position has its outcome */
     _Atomic int64_t lost;       /* purged by closing */
     _Atomic int64_t unreported; /* failures that nobody was told of */
@@ -121,9 +184,19 @@ struct ka_producer {
     topic **topic_chunks;   /* chunks never move, so a topic's address is stable */
     _Atomic int32_t topics; /* how many; read without the lock to check a number */
 
+    pthread_mutex_t calls_lock;
+    call *calls;           /* under calls_lock: not finished, in the order they were asked for */
+    _Atomic int64_t asked; /* how many the worker has not started yet */
+
+    /* Of the transaction that is open. Written by the control thread and the worker. */
+    _Atomic int64_t spoiled;      /* messages that failed without librdkafka knowing it */
+    _Atomic int64_t txn_accepted; /* messages accepted before it */
+    _Atomic int closing_ended;    /* the abort that closing began has ended */
+
     /* Worker only. */
     _Alignas(KAI_CACHE_LINE) kai_worker worker;
     uint64_t drained;       /* ring position up to which records were given to librdkafka */
+    uint64_t discard_end;   /* ring position up to which they are purged instead */
     uint64_t closed_epochs; /* end of the last closed epoch */
     epoch *first_epoch, *last_epoch;
     epoch *empty;      /* closed ones whose last outcome is not published yet */
@@ -131,8 +204,12 @@ struct ka_producer {
     int32_t last_topic_number;
     flight *free_flights;
     flight_chunk *chunks;
+    call *purging;         /* the one purge that is started */
+    int64_t record_due_ns; /* when the record that waits in the ring has its time over */
+    int64_t refresh_at_ns;
     int64_t purged_at_ns; /* 0: closing has not purged yet */
     int64_t purged_before;
+    int closing_began; /* the abort of an open transaction was asked for */
 
     kai_control control;
     _Atomic int overriding; /* a job that overrides linger is queued or running */
@@ -140,7 +217,7 @@ struct ka_producer {
 
 static inline int64_t room_messages(uint64_t room)
 {
-    return (int64_t)((room & ~ROOM_CLOSED) / ROOM_MESSAGE);
+    return (int64_t)((room & ~(ROOM_CLOSED | ROOM_BARRED)) / ROOM_MESSAGE);
 }
 
 static inline int64_t room_bytes(uint64_t room)
@@ -148,27 +225,70 @@ static inline int64_t room_bytes(uint64_t room)
     return (int64_t)(room & ROOM_BYTES);
 }
 
+static inline int kai_producer_is_foreign(const ka_producer *p)
+{
+    return p->process != atomic_load_explicit(&kai_process, memory_order_relaxed);
+}
+
+/* Whether everything that was admitted is with librdkafka. Worker, and only when no outcome
+ * waits to be published. */
+static inline int kai_all_held(ka_producer *p)
+{
+    return room_messages(atomic_load(&p->room)) == atomic_load(&p->held_messages);
+}
+
 /* ka_producer.c */
 
-/* A topic's address is stable; its number must have been given out. Under topics_lock. */
+/* A topic's address is stable; its number must have been given out. Takes topics_lock. */
 topic *kai_topic_at(ka_producer *p, int32_t number);
-/* Drop one of the two references. */
+/* Messages accepted since open; stats but for latencies. */
+void kai_producer_snapshot(ka_producer *p, ka_producer_stats *stats);
+/* Drop one of the references. */
 void kai_producer_unreference(ka_producer *p);
 
-/* ka_outcome.c; all on the worker */
+/* ka_send.c */
+
+/* Bytes of the ring that serve the bounds, and the condemned beside them. */
+uint64_t kai_ring_capacity(const ka_producer *p);
+
+/* ka_outcome.c; all on the worker, but for kai_publish_counts() */
 
 /* Begin the epoch that messages join from now on. */
 epoch *kai_epoch_open(ka_producer *p);
 /* Take a closed epoch without outstanding messages off the list. */
 void kai_epoch_end(ka_producer *p, epoch *e);
-/* A flight of the epoch that is open, or NULL without memory. */
-flight *kai_flight_begin(ka_producer *p, const record *r);
+/* Whether kai_flight_begin() has one to give; 0 without memory. */
+int kai_flight_ready(ka_producer *p);
+/* A flight of the epoch that is open. */
+flight *kai_flight_begin(ka_producer *p, const origin *from);
+void kai_flight_end(ka_producer *p, flight *f);
 /* The outcome of one message, counted in *o. */
-void kai_conclude(ka_producer *p, flight *f, const kai_lost *message, int64_t now, outcomes *o);
-/* Count outcomes and give their shares back as one step of `version`; then answer flushes. */
+void kai_conclude(ka_producer *p, const origin *from, const kai_report *report, int64_t now,
+                  outcomes *o);
+/* The same for one that was evicted, which is counted already. */
+void kai_tell_evicted(ka_producer *p, const origin *from);
+/* Count outcomes and give their shares back as one step of `version`. Under evict_lock, if there may be
+ * others. */
+void kai_publish_counts(ka_producer *p, const outcomes *o);
+/* The same, then announce results and answer flushes. */
 void kai_publish(ka_producer *p, const outcomes *o);
 /* Serve everything that librdkafka reports. Returns whether there was something. */
 int kai_serve_events(ka_producer *p);
+/* Count as purged what librdkafka did not give back. */
+void kai_write_off(ka_producer *p);
+
+/* ka_call.c */
+
+/* On the worker: start what can be started, finish what is done. Returns whether something was. */
+int kai_serve_calls(ka_producer *p);
+/* Answer all of them KA_CLOSED; those that run go on. state is CLOSING. */
+void kai_calls_close(ka_producer *p);
+/* At the very end, when nothing runs any more. */
+void kai_calls_end(ka_producer *p);
+/* In the background: abort the open transaction, since the producer closes. */
+void kai_abort_for_close(ka_producer *p);
+/* In the background: count the partitions of all topics. */
+void kai_refresh_partitions(ka_producer *p);
 
 /* ka_producer_worker.c */
 

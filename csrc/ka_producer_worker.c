@@ -19,9 +19,7 @@ static topic *find_topic(ka_producer *p, int32_t number)
 
     if (t && p->last_topic_number == number)
         return t;
-    pthread_mutex_lock(&p->topics_lock);
     t = kai_topic_at(p, number);
-    pthread_mutex_unlock(&p->topics_lock);
     if (!t->rkt)
         t->rkt = rd_kafka_topic_new(p->rk, t->name, NULL);
     p->last_topic = t;
@@ -65,68 +63,138 @@ static rd_kafka_resp_err_t produce(ka_producer *p, const record *r, const topic 
     return code;
 }
 
-/* A record that librdkafka refused has failed. */
-static void refuse(ka_producer *p, const record *r, const topic *t, flight *f,
-                   rd_kafka_resp_err_t code, outcomes *o)
+/* A record that librdkafka never had. */
+static void conclude_record(ka_producer *p, const record *r, const origin *from,
+                            rd_kafka_resp_err_t code, int64_t now, outcomes *o)
 {
     const char *value = (const char *)(r + 1), *key = value + kai_part_len(r->value_len);
-    kai_lost message = {.code = code,
-                        .partition = r->partition,
-                        .topic = t->name,
-                        .value = r->value_len == KAI_NONE ? NULL : value,
-                        .value_len = (size_t)kai_part_len(r->value_len),
-                        .key = r->key_len == KAI_NONE ? NULL : key,
-                        .key_len = (size_t)kai_part_len(r->key_len),
-                        .block = key + kai_part_len(r->key_len),
-                        .block_len = r->headers_len};
+    kai_report report = {.code = code,
+                         .partition = r->partition,
+                         .offset = -1,
+                         .timestamp_ms = -1,
+                         .topic = kai_topic_at(p, r->topic)->name,
+                         .value = r->value_len == KAI_NONE ? NULL : value,
+                         .value_len = (size_t)kai_part_len(r->value_len),
+                         .key = r->key_len == KAI_NONE ? NULL : key,
+                         .key_len = (size_t)kai_part_len(r->key_len),
+                         .block = key + kai_part_len(r->key_len),
+                         .block_len = r->headers_len};
 
-    kai_conclude(p, f, &message, kai_now_ns(), o);
+    kai_conclude(p, from, &report, now, o);
+    atomic_fetch_add_explicit(&p->spoiled, 1, memory_order_relaxed);
 }
 
-static int64_t wall_minus_monotonic_ns(void)
+static int64_t wall_minus_monotonic_ns(int64_t now)
 {
     struct timespec wall;
 
     clock_gettime(CLOCK_REALTIME, &wall);
-    return (int64_t)wall.tv_sec * 1000000000 + wall.tv_nsec - kai_now_ns();
+    return (int64_t)wall.tv_sec * 1000000000 + wall.tv_nsec - now;
 }
 
-/* One record of the ring. 0: it must stay there and be tried again later. */
-static int drain_record(ka_producer *p, const record *r, int64_t wall_ns, outcomes *refused)
+/* With KA_DROP_OLD: librdkafka has its share, and at least one message. */
+static int share_is_full(const ka_producer *p)
 {
-    topic *t = find_topic(p, r->topic);
-    flight *f = kai_flight_begin(p, r);
-    rd_kafka_resp_err_t code;
+    return p->on_full == KA_DROP_OLD &&
+           (p->held_messages >= p->share_messages || p->held_bytes >= p->share_bytes);
+}
 
-    if (!f)
-        return 0;
-    code = t->rkt ? produce(p, r, t, f, wall_ns) : RD_KAFKA_RESP_ERR__INVALID_ARG;
-    if (code)
-        refuse(p, r, t, f, code, refused);
-    return 1;
+static int is_over(const ka_producer *p, const record *r, int64_t now)
+{
+    return now - r->accepted_ns >= p->message_timeout_ns;
+}
+
+/* The ring's next record, which is the worker's from then on; *end moves behind it. NULL: none, or it
+ * must wait for others. */
+static const record *claim(ka_producer *p, uint64_t *end, int *evicted, int64_t now)
+{
+    int shared = p->on_full == KA_DROP_OLD;
+    uint64_t next = *end;
+    const record *r;
+
+    if (shared)
+        pthread_mutex_lock(&p->evict_lock);
+    r = kai_ring_next(&p->ring, &next);
+    *evicted = shared && next <= p->unclaimed;
+    p->record_due_ns = KAI_FOREVER;
+    if (r && *evicted) {
+        p->condemned -= next - *end;
+    } else if (r && share_is_full(p) && next > p->discard_end && !is_over(p, r, now)) {
+        if (p->message_timeout_ns != KAI_FOREVER)
+            p->record_due_ns = r->accepted_ns + p->message_timeout_ns;
+        r = NULL;
+    } else if (r) {
+        p->unclaimed = next;
+    }
+    if (shared)
+        pthread_mutex_unlock(&p->evict_lock);
+    if (r)
+        *end = next;
+    return r;
+}
+
+typedef struct {
+    int64_t now, wall_ns; /* wall_ns: the wall clock minus the monotonic one */
+    outcomes o;
+} turn;
+
+/* end: where the record ends in the ring. */
+static void drain_record(ka_producer *p, const record *r, uint64_t end, int evicted, turn *t)
+{
+    origin from = {
+        .accepted_ns = r->accepted_ns,
+        .bytes = (uint32_t)(kai_part_len(r->value_len) + kai_part_len(r->key_len) + r->headers_len),
+        .token = r->token};
+    rd_kafka_resp_err_t code;
+    topic *to;
+    flight *f;
+
+    if (evicted) {
+        kai_tell_evicted(p, &from);
+        return;
+    }
+    if (end <= p->discard_end || is_over(p, r, t->now)) {
+        code = end <= p->discard_end ? RD_KAFKA_RESP_ERR__PURGE_QUEUE
+                                     : RD_KAFKA_RESP_ERR__MSG_TIMED_OUT;
+        conclude_record(p, r, &from, code, t->now, &t->o);
+        return;
+    }
+    to = find_topic(p, r->topic);
+    f = kai_flight_begin(p, &from);
+    code = to->rkt ? produce(p, r, to, f, t->wall_ns) : RD_KAFKA_RESP_ERR__INVALID_ARG;
+    if (code) {
+        conclude_record(p, r, &from, code, t->now, &t->o);
+        kai_flight_end(p, f);
+    }
+}
+
+/* Hand the room back up to what is drained; the ring may start over. */
+static void release_ring(ka_producer *p)
+{
+    if (p->on_full == KA_DROP_OLD)
+        pthread_mutex_lock(&p->evict_lock);
+    kai_ring_release(&p->ring, p->drained);
+    p->drained = kai_ring_head(&p->ring);
+    if (p->unclaimed < p->drained)
+        p->unclaimed = p->drained;
+    if (p->on_full == KA_DROP_OLD)
+        pthread_mutex_unlock(&p->evict_lock);
 }
 
 static int drain_ring(ka_producer *p)
 {
-    uint64_t pos = p->drained;
-    int64_t wall_ns = 0;
-    outcomes refused = {0};
+    turn t = {.now = kai_now_ns()};
     const record *r;
-    int n = 0;
+    int n = 0, evicted;
 
-    while (n < DRAIN && (r = kai_ring_next(&p->ring, &pos))) {
+    while (n < DRAIN && kai_flight_ready(p) && (r = claim(p, &p->drained, &evicted, t.now))) {
         if (n++ == 0)
-            wall_ns = wall_minus_monotonic_ns();
-        if (!drain_record(p, r, wall_ns, &refused)) {
-            n--;
-            break;
-        }
-        p->drained = pos;
+            t.wall_ns = wall_minus_monotonic_ns(t.now);
+        drain_record(p, r, p->drained, evicted, &t);
     }
     if (n) {
-        kai_ring_release(&p->ring, p->drained);
-        p->drained = kai_ring_head(&p->ring);
-        kai_publish(p, &refused);
+        release_ring(p);
+        kai_publish(p, &t.o);
     }
     return n;
 }
@@ -180,52 +248,95 @@ static int serve_flushes(ka_producer *p)
     return served;
 }
 
-/* Whatever librdkafka did not give back in time is counted as purged; the flights are not touched
- * again, since the client is destroyed next. */
-static void write_off(ka_producer *p)
+/* Purge everything, wherever it is. */
+static void purge_all(ka_producer *p)
 {
-    uint64_t room = atomic_load(&p->room);
+    p->discard_end = UINT64_MAX;
+    p->purged_before = atomic_load(&p->purged);
+    rd_kafka_purge(p->rk, RD_KAFKA_PURGE_F_QUEUE | RD_KAFKA_PURGE_F_INFLIGHT |
+                              RD_KAFKA_PURGE_F_NON_BLOCKING);
+}
 
-    kai_publish(p, &(outcomes){.purged = room_messages(room),
-                               .messages = (uint64_t)room_messages(room),
-                               .bytes = (uint64_t)room_bytes(room)});
+static int is_open(int transaction)
+{
+    return transaction == KA_TXN_OPEN || transaction == KA_TXN_ENDING;
+}
+
+/* A transaction that is open holds up its readers until the broker's timeout, so it is aborted. */
+static int aborts_transaction(ka_producer *p)
+{
+    if (!p->closing_began && is_open(atomic_load(&p->transaction))) {
+        p->closing_began = 1;
+        kai_abort_for_close(p);
+    }
+    return p->closing_began && !atomic_load(&p->closing_ended);
+}
+
+/* What closing took away: by purging, or with a transaction. */
+static int64_t count_lost(ka_producer *p)
+{
+    ka_producer_stats stats;
+
+    kai_producer_snapshot(p, &stats);
+    if (p->closing_began)
+        return stats.accepted - atomic_load(&p->txn_accepted);
+    return p->purged_at_ns ? stats.purged - p->purged_before : 0;
 }
 
 /* Returns the time of the next look, or KAI_STEP_END. */
 static int64_t serve_close(ka_producer *p)
 {
     int64_t deadline = atomic_load(&p->close_deadline_ns), now = kai_now_ns();
+    int aborting = aborts_transaction(p);
     int64_t outstanding = room_messages(atomic_load(&p->room));
 
-    if (outstanding && p->purged_at_ns == 0) {
+    if ((outstanding || aborting) && p->purged_at_ns == 0) {
         if (now < deadline) {
             override_linger(p);
             return deadline;
         }
         p->purged_at_ns = now;
-        p->purged_before = atomic_load(&p->purged);
-        rd_kafka_purge(p->rk, RD_KAFKA_PURGE_F_QUEUE | RD_KAFKA_PURGE_F_INFLIGHT |
-                                  RD_KAFKA_PURGE_F_NON_BLOCKING);
+        purge_all(p);
+        return KAI_STEP_AGAIN;
     }
     if (outstanding && now < p->purged_at_ns + PURGE_GRACE_NS)
         return p->purged_at_ns + PURGE_GRACE_NS;
-    write_off(p);
-    if (p->purged_at_ns)
-        atomic_store(&p->lost, atomic_load(&p->purged) - p->purged_before);
+    kai_write_off(p);
+    atomic_store(&p->lost, count_lost(p));
     rd_kafka_set_log_level(p->rk, LOG_EMERG); /* how its threads end is nobody's concern */
+    kai_results_close(&p->results);
     atomic_store(&p->state, CLOSED_DOWN);
     kai_wake_notify(&p->progressed);
     return KAI_STEP_END;
 }
 
+/* Returns the time of the next one. */
+static int64_t serve_refresh(ka_producer *p)
+{
+    if (kai_now_ns() >= p->refresh_at_ns) {
+        kai_refresh_partitions(p);
+        p->refresh_at_ns = kai_now_ns() + p->refresh_ns;
+    }
+    return p->refresh_at_ns;
+}
+
+static int64_t earlier(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
 int64_t kai_producer_step(void *self)
 {
     ka_producer *p = self;
-    int drained = drain_ring(p), served = kai_serve_events(p), flushed = serve_flushes(p);
+    int drained = drain_ring(p), served = kai_serve_events(p);
+    int called = kai_serve_calls(p), flushed = serve_flushes(p);
 
-    if (drained || served || flushed)
+    if (drained || served || called || flushed)
         return KAI_STEP_AGAIN;
-    return atomic_load(&p->state) == CLOSING ? serve_close(p) : KAI_FOREVER;
+    if (atomic_load(&p->state) == CLOSING)
+        return serve_close(p);
+    return p->refresh_ns == KAI_FOREVER ? p->record_due_ns
+                                        : earlier(p->record_due_ns, serve_refresh(p));
 }
 
 /* The worker's last act. Destroying a client joins its threads, which may sit in name resolution;
@@ -237,13 +348,12 @@ void kai_producer_end(void *self)
     flight_chunk *chunk;
 
     kai_control_join(&p->control);
+    kai_calls_end(p);
     rd_kafka_queue_cb_event_enable(p->events, NULL, NULL);
     rd_kafka_queue_destroy(p->events);
-    pthread_mutex_lock(&p->topics_lock);
     for (int32_t i = 0; i < p->topics; i++)
         if (kai_topic_at(p, i)->rkt)
             rd_kafka_topic_destroy(kai_topic_at(p, i)->rkt);
-    pthread_mutex_unlock(&p->topics_lock);
     rd_kafka_destroy(p->rk);
     while ((e = p->first_epoch)) {
         p->first_epoch = e->next;

@@ -46,6 +46,24 @@ void kai_wake_cancel(kai_wake *wake)
     atomic_fetch_sub_explicit(&wake->sleepers, 1, memory_order_relaxed);
 }
 
+int64_t kai_wait_until(kai_wake *wake, int64_t timeout_us,
+                       int64_t (*check)(void *self, int64_t arg), void *self, int64_t arg)
+{
+    int64_t deadline = kai_deadline_ns(timeout_us), result;
+    int status = timeout_us == 0 ? KA_TIMEOUT : KA_OK;
+
+    for (;;) {
+        uint32_t key = kai_wake_prepare(wake);
+
+        result = check(self, arg);
+        if (result != KA_EMPTY || status != KA_OK) {
+            kai_wake_cancel(wake);
+            return result != KA_EMPTY ? result : status;
+        }
+        status = kai_wake_sleep(wake, key, deadline);
+    }
+}
+
 #if KAI_FUTEX
 
 void kai_wake_init(kai_wake *wake)

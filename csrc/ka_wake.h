@@ -51,6 +51,10 @@ uint32_t kai_wake_prepare(kai_wake *wake);
 void kai_wake_cancel(kai_wake *wake);
 /* KA_OK (notified, or for no reason), KA_TIMEOUT, KA_INTERRUPTED. */
 int kai_wake_sleep(kai_wake *wake, uint32_t key, int64_t deadline_ns);
+/* Sleep until check(self, arg) returns something else than KA_EMPTY, and return that; or KA_TIMEOUT,
+ * KA_INTERRUPTED after one more look. A timeout of 0 looks once. */
+int64_t kai_wait_until(kai_wake *wake, int64_t timeout_us,
+                       int64_t (*check)(void *self, int64_t arg), void *self, int64_t arg);
 /* System call that wakes the sleepers; use kai_wake_notify(). */
 void kai_wake_all(kai_wake *wake);
 

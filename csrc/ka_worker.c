@@ -53,23 +53,15 @@ int64_t ka_lost_messages(void)
     return atomic_load(&process.lost);
 }
 
+static int64_t check_workers(void *self, int64_t arg)
+{
+    (void)self, (void)arg;
+    return atomic_load(&process.workers) ? KA_EMPTY : KA_OK;
+}
+
 int ka_wait_workers(int64_t timeout_us)
 {
-    int64_t deadline = kai_deadline_ns(timeout_us);
-    int status = KA_OK;
-
-    while (atomic_load(&process.workers)) {
-        uint32_t key;
-
-        if (status != KA_OK)
-            return status;
-        key = kai_wake_prepare(&process.ended);
-        if (atomic_load(&process.workers) == 0)
-            kai_wake_cancel(&process.ended);
-        else
-            status = kai_wake_sleep(&process.ended, key, deadline);
-    }
-    return KA_OK;
+    return (int)kai_wait_until(&process.ended, timeout_us, check_workers, NULL, 0);
 }
 
 static void set_name(const char *name)

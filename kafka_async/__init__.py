@@ -15,6 +15,7 @@ if importlib.util.find_spec("kafka_async._native") is None:
         "installed copy: run Python from another folder, or install them in place with 'pip install -e .'"
     )
 
+from kafka_async._delivery import Delivery
 from kafka_async._version import check_librdkafka, librdkafka_version
 from kafka_async.consumer import Consumer
 from kafka_async.errors import (
@@ -28,8 +29,9 @@ from kafka_async.errors import (
     MessageTooLarge,
     PartitionEnd,
     QueueFull,
+    TransactionError,
 )
-from kafka_async.message import DeliveryReport, Message, TopicPartition
+from kafka_async.message import DeliveryReport, Message, Record, RecordMetadata, TopicPartition
 from kafka_async.metrics import ConsumerMetrics, LatencySummary, ProducerMetrics
 from kafka_async.producer import Producer
 
@@ -39,6 +41,7 @@ __all__ = [
     "Consumer",
     "ConsumerError",
     "ConsumerMetrics",
+    "Delivery",
     "DeliveryError",
     "DeliveryReport",
     "FlushTimeout",
@@ -51,7 +54,10 @@ __all__ = [
     "Producer",
     "ProducerMetrics",
     "QueueFull",
+    "Record",
+    "RecordMetadata",
     "TopicPartition",
+    "TransactionError",
     "librdkafka_version",
 ]
 

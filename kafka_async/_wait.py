@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from kafka_async._native import lib
+from kafka_async._native import ffi, lib
 
 # A signal that arrives inside the native wait ends it at once. One that arrives just before, or that
 # the kernel gave to another thread, does not; the main thread, which runs the handlers, therefore
@@ -89,3 +89,32 @@ def wait(call: Callable[[int], int], timeout: float | None) -> int:
             left = deadline - time.monotonic()
             if left <= 0:
                 return lib.KA_TIMEOUT
+
+
+def answer(command: ffi.CData, timeout: float | None, error: ffi.CData) -> tuple[int, int]:
+    """Wait for the answer to a command, which goes on without a listener when the time is over.
+
+    Parameters
+    ----------
+    command : ka_command *
+        Is released here.
+    timeout : float or None
+        Seconds; None waits without limit.
+    error : ka_error *
+        Filled when the status is KA_FAILED.
+
+    Returns
+    -------
+    tuple of int
+        Status and, with KA_OK, the value.
+
+    Raises
+    ------
+    MemoryError
+        There is no command.
+    """
+    if not command:
+        raise MemoryError("the native core has no memory")
+    command = ffi.gc(command, lib.ka_command_release)
+    status = wait(lambda timeout_us: lib.ka_wait_command(command, timeout_us, error), timeout)
+    return status, lib.ka_command_value(command) if status == lib.KA_OK else 0

@@ -49,7 +49,6 @@ _RESERVED_PRODUCER = {
     "delivery.report.only.error": "every message has an outcome",
     "queue.buffering.max.messages": "use the argument queue_messages",
     "queue.buffering.max.kbytes": "use the argument queue_bytes",
-    "transactional.id": "transactions are not supported by this version",
 }
 _RESERVED_CONSUMER = {
     **_RESERVED_COMMON,
@@ -110,10 +109,10 @@ class Config:
             if not isinstance(name, str):
                 raise TypeError(f"config: a property's name must be str, not {type(name).__name__}")
             if name in reserved:
-                raise _error(name, f"config: {name!r} can't be set: {reserved[name]}")
+                raise config_error(name, f"config: {name!r} can't be set: {reserved[name]}")
             if properties().get(name, scope) not in (scope, "*"):
                 kind = "consumer" if scope == "P" else "producer"
-                raise _error(name, f"config: {name!r} is a property of a {kind}: remove it")
+                raise config_error(name, f"config: {name!r} is a property of a {kind}: remove it")
             self._set(name, value)
 
     def _set(self, name: str, value: Value, *, optional: bool = False) -> None:
@@ -122,11 +121,11 @@ class Config:
             return
         if status == lib.KA_EMPTY:
             version = ffi.string(lib.ka_librdkafka_version()).decode()
-            raise _error(name, f"config: librdkafka {version} has no property {name!r}: correct or remove it")
+            raise config_error(name, f"config: librdkafka {version} has no property {name!r}: correct or remove it")
         reason = ffi.string(self._error.text).decode(errors="replace").strip()
         if _SECRET.search(name):
             reason = "its value is refused (not shown, since it may be secret)"
-        raise _error(name, f"config: {name!r}: {reason}")
+        raise config_error(name, f"config: {name!r}: {reason}")
 
     def get(self, name: str) -> str | None:
         """Read a property back.
@@ -205,11 +204,24 @@ def native_error(error: ffi.CData) -> KafkaError:
     name = ffi.string(error.name).decode()
     if name == "_INVALID_ARG":
         found = re.search(r"[`'\"]([a-z0-9_]+(?:\.[a-z0-9_]+)+)[`'\"]", text)
-        return _error(found[1] if found else "", f"config: {text}")
+        return config_error(found[1] if found else "", f"config: {text}")
     return KafkaError(text, code=error.code, name=name, retriable=bool(error.retriable), fatal=bool(error.fatal))
 
 
-def _error(name: str, message: str) -> ConfigError:
+def config_error(name: str, message: str) -> ConfigError:
+    """Make a ConfigError.
+
+    Parameters
+    ----------
+    name : str
+        The property at fault.
+    message : str
+        What is wrong, and what to do.
+
+    Returns
+    -------
+    ConfigError
+    """
     error = ConfigError(message, name="_INVALID_ARG", code=-186)
     error.property = name
     return error
@@ -221,8 +233,8 @@ def _text(name: str, value: Value) -> bytes:
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # librdkafka reads "5.0" of an integer property as an error
     if not isinstance(value, (str, int, float)):
-        raise _error(name, f"config: {name!r} must be str, int, float or bool, not {type(value).__name__}")
+        raise config_error(name, f"config: {name!r} must be str, int, float or bool, not {type(value).__name__}")
     text = str(value)
     if "\0" in text:
-        raise _error(name, f"config: {name!r} holds a NUL character")
+        raise config_error(name, f"config: {name!r} holds a NUL character")
     return text.encode()

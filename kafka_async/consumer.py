@@ -10,9 +10,9 @@ from types import TracebackType
 from kafka_async import _exit, _log, errors
 from kafka_async._block import BlockReader
 from kafka_async._native import ffi, lib
-from kafka_async._wait import check_timeout, wait
-from kafka_async.config import Config, Value, native_error
-from kafka_async.message import Message, TopicPartition, native_offset
+from kafka_async._wait import answer, check_timeout, wait
+from kafka_async.config import Config, Value, config_error, native_error
+from kafka_async.message import Message, TopicPartition, check_partition, native_offset
 from kafka_async.metrics import ConsumerMetrics, latency_summary
 
 _START = {
@@ -105,6 +105,7 @@ class Consumer:
         conf.taken()
         self._native = ffi.gc(native, lib.ka_consumer_release)
         self._group_id = group_id
+        self._auto_commit = bool(options["store_offsets"])
         self._subscription: list[str] = []
         self._where = ffi.new("ka_partition *")
         self._block = BlockReader(self._native)
@@ -259,7 +260,7 @@ class Consumer:
         ClosedError, ForkedError
             The consumer is stopped, or belongs to the parent process.
         """
-        checked = [_partition(item) for item in partitions]
+        checked = [check_partition(item) for item in partitions]
         if len({item[:2] for item in checked}) < len(checked):
             raise ValueError("a partition is there twice")
         array = _array(len(checked))
@@ -357,11 +358,28 @@ class Consumer:
         """Stop; when the block ends by an exception, the message in hand is not committed."""
         self._stop(5.0, error is None and self._poller == threading.get_ident())
 
-    def _command(self, command: ffi.CData) -> None:
+    def _group_for(self, timeout: float | None) -> ffi.CData:
+        """Find what a transaction has to know of the group: an answered command."""
+        if self._group_id is None:
+            raise errors.ConsumerError("a consumer without a group_id has no offsets to commit: give it one")
+        if self._auto_commit:
+            raise config_error(
+                "enable.auto.commit",
+                "config: 'enable.auto.commit' must be False for a consumer whose offsets are sent to a transaction",
+            )
+        command = lib.ka_consumer_group(self._native)
         if not command:
             raise MemoryError("the native core has no memory")
         command = ffi.gc(command, lib.ka_command_release)
-        status = wait(lambda timeout_us: lib.ka_wait_command(command, timeout_us, self._error), _COMMAND_TIMEOUT_S)
+        status = wait(lambda timeout_us: lib.ka_wait_command(command, timeout_us, self._error), timeout)
+        self._check_answer(status)
+        return command
+
+    def _command(self, command: ffi.CData) -> None:
+        status, _ = answer(command, _COMMAND_TIMEOUT_S, self._error)
+        self._check_answer(status)
+
+    def _check_answer(self, status: int) -> None:
         if status == lib.KA_FAILED:
             raise errors.from_native(errors.ConsumerError, self._error)
         if status == lib.KA_TIMEOUT:
@@ -436,17 +454,6 @@ def _names(topics: str | Iterable[str], group_id: str | None) -> list[str]:
         if name.startswith("^") and group_id is None:
             raise errors.ConsumerError(f"topic {name!r}: a regular expression needs a group_id")
     return names
-
-
-def _partition(item: TopicPartition) -> TopicPartition:
-    if not isinstance(item, tuple):
-        raise TypeError(f"partitions must be TopicPartition, not {type(item).__name__}")
-    item = TopicPartition(*item)
-    if not isinstance(item.topic, str) or isinstance(item.partition, bool) or not isinstance(item.partition, int):
-        raise TypeError(f"{item!r}: topic must be str and partition int")
-    if not item.topic or "\0" in item.topic or not 0 <= item.partition < 2**31:
-        raise ValueError(f"{item!r}: give a topic, and a partition from 0 to 2**31 - 1")
-    return item
 
 
 def _array(size: int) -> ffi.CData:

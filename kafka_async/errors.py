@@ -4,12 +4,13 @@
 
     KafkaError(Exception)           .code .name .retriable .fatal
     ├── ConfigError(ValueError)     .property
-    ├── QueueFull(BufferError)      .accepted
-    ├── MessageTooLarge(ValueError)
+    ├── QueueFull(BufferError)      .accepted .errors
+    ├── MessageTooLarge(ValueError) .accepted .errors
     ├── DeliveryError               .report .failed
     ├── FlushTimeout(TimeoutError)  .outstanding .failed
-    ├── ClosedError
+    ├── ClosedError                 .accepted
     ├── ForkedError
+    ├── TransactionError            .requires_abort .accepted
     └── ConsumerError
         └── PartitionEnd            .partition
 
@@ -68,19 +69,33 @@ class ConfigError(KafkaError, ValueError):
 
 
 class QueueFull(KafkaError, BufferError):
-    """A bound of the producer's queue is reached; nothing was queued.
+    """A bound of the producer's queue is reached; the message was not queued.
 
     Attributes
     ----------
     accepted : int
         How many messages of the call were accepted: 0 for ``send``.
+    errors : list of (int, KafkaError)
+        From ``send_many``: index and error of each that was not.
     """
 
     accepted: int = 0
+    errors: list[tuple[int, KafkaError]] = []  # noqa: RUF012 - replaced, never changed
 
 
 class MessageTooLarge(KafkaError, ValueError):
-    """A message can never be accepted: it exceeds ``message.max.bytes`` or ``queue_bytes``."""
+    """A message can never be accepted: it exceeds ``message.max.bytes`` or ``queue_bytes``.
+
+    Attributes
+    ----------
+    accepted : int
+        How many messages of the call were accepted: 0 for ``send``.
+    errors : list of (int, KafkaError)
+        From ``send_many``: index and error of each that was not.
+    """
+
+    accepted: int = 0
+    errors: list[tuple[int, KafkaError]] = []  # noqa: RUF012 - replaced, never changed
 
 
 class DeliveryError(KafkaError):
@@ -114,11 +129,38 @@ class FlushTimeout(KafkaError, TimeoutError):
 
 
 class ClosedError(KafkaError):
-    """The producer or consumer is stopped."""
+    """The producer or consumer is stopped.
+
+    Attributes
+    ----------
+    accepted : int
+        From ``send_many`` that a ``stop`` met: how many messages were accepted.
+    """
+
+    accepted: int = 0
 
 
 class ForkedError(KafkaError):
     """The object was made before a fork and belongs to the parent process: make a new one."""
+
+
+class TransactionError(KafkaError):
+    """A transaction can't go on as asked; the flags tell how it can.
+
+    ``retriable``: call the same method again, which resumes it. ``requires_abort``: call
+    ``abort_transaction``, then begin anew. ``fatal``: make a new producer (another one with the same
+    ``transactional.id`` has taken over, or the broker refuses it). None of these: the call came at
+    the wrong moment, as its text tells.
+
+    Attributes
+    ----------
+    requires_abort : bool
+    accepted : int
+        From ``send_many`` that met the end of the transaction: how many messages were accepted.
+    """
+
+    requires_abort: bool = False
+    accepted: int = 0
 
 
 class ConsumerError(KafkaError):

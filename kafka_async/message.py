@@ -67,6 +67,33 @@ def check_topic(name: str) -> None:
         raise ValueError(f"topic {name!r:.80}: 1 to 249 of the characters a-z A-Z 0-9 . _ - are allowed")
 
 
+def check_partition(item: TopicPartition) -> TopicPartition:
+    """Refuse what names no partition.
+
+    Parameters
+    ----------
+    item : TopicPartition
+        Or a tuple like it.
+
+    Returns
+    -------
+    TopicPartition
+
+    Raises
+    ------
+    TypeError, ValueError
+        A part is of a wrong type or out of range.
+    """
+    if not isinstance(item, tuple):
+        raise TypeError(f"partitions must be TopicPartition, not {type(item).__name__}")
+    item = TopicPartition(*item)
+    if not isinstance(item.topic, str) or isinstance(item.partition, bool) or not isinstance(item.partition, int):
+        raise TypeError(f"{item!r}: topic must be str and partition int")
+    if not item.topic or "\0" in item.topic or not 0 <= item.partition < 2**31:
+        raise ValueError(f"{item!r}: give a topic, and a partition from 0 to 2**31 - 1")
+    return item
+
+
 def native_offset(offset: Offset) -> int:
     """Turn an offset of a TopicPartition into the core's number.
 
@@ -148,6 +175,46 @@ class Message(_MessageFields):
         return f"Message({fields})"
 
 
+class Record(NamedTuple):
+    """One message of `Producer.send_many`; its topic is the call's.
+
+    Attributes
+    ----------
+    value, key : bytes, str, buffer or None
+    partition : int or None
+        None: the partitioner's choice.
+    timestamp_ms : int or None
+        Milliseconds since the epoch, at least 1; None: the time of the call.
+    headers : sequence of (str, bytes or str or None), mapping, or None
+    """
+
+    value: Payload
+    key: Payload = None
+    partition: int | None = None
+    timestamp_ms: int | None = None
+    headers: Headers | None = None
+
+
+class RecordMetadata(NamedTuple):
+    """Where a message was written.
+
+    Attributes
+    ----------
+    topic : str
+    partition : int
+    offset : int or None
+        None: the broker was not asked to tell (``acks=0``).
+    timestamp_ms : int
+        The record's timestamp: the producer's, or the broker's where the topic says
+        ``message.timestamp.type=LogAppendTime``. -1 when it is not known.
+    """
+
+    topic: str
+    partition: int
+    offset: int | None
+    timestamp_ms: int
+
+
 class DeliveryReport(NamedTuple):
     """The outcome of one message.
 
@@ -157,11 +224,12 @@ class DeliveryReport(NamedTuple):
     partition : int or None
         None: it failed before it got one.
     offset : int or None
-        None: it was not delivered.
+        None: it was not delivered, or the broker was not asked to tell (``acks=0``).
     key, value : bytes or None
     headers : list of (str, bytes or None)
     error : KafkaError or None
-        None: delivered.
+        None: delivered. ``_PURGE_QUEUE``, ``_PURGE_INFLIGHT``: purged (evicted by ``on_full="drop_old"``, by
+        ``purge`` or by ``stop``); after the second it may have reached the broker all the same.
     latency_s : float
         From acceptance to outcome.
     """

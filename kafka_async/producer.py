@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
-import operator
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
-from kafka_async import _exit, _log, errors
+from kafka_async import _exit, _log, _payload, errors
+from kafka_async._batch import Batch
+from kafka_async._delivery import Delivery, Dispatcher, Waiting
 from kafka_async._native import ffi, lib
-from kafka_async._wait import check_timeout, micros, wait
-from kafka_async.config import Config, Value, native_error
-from kafka_async.message import DeliveryReport, check_topic, pack_headers, unpack_headers
+from kafka_async._wait import answer, check_timeout, micros, wait
+from kafka_async.config import Config, Value, config_error, native_error
+from kafka_async.message import (
+    DeliveryReport,
+    Record,
+    TopicPartition,
+    check_partition,
+    check_topic,
+    pack_headers,
+    unpack_headers,
+)
 from kafka_async.metrics import ProducerMetrics, latency_summary
 
 if TYPE_CHECKING:
     from typing_extensions import TypedDict, Unpack
 
+    from kafka_async._delivery import OnDelivery
+    from kafka_async.consumer import Consumer
     from kafka_async.message import Headers, Payload
+
+    Partitioner = Callable[[str, "bytes | memoryview | None", "bytes | memoryview | None", int], int]
 
     class SendOptions(TypedDict, total=False):
         """The keyword arguments of `Producer.send`."""
@@ -28,12 +43,27 @@ if TYPE_CHECKING:
         partition: int | None
         timestamp_ms: int | None
         headers: Headers | None
+        on_delivery: OnDelivery | None
 
 
 _send = lib.ka_producer_send
 _KEPT_FAILURES = 1000  # the core's own bound
 _NO_TOPIC = -1
 _PURGE_LIMIT_S = 1.0
+_ANSWER_S = 0.5
+_OPEN_LIMIT_S = 5.0
+_POLICIES = {
+    "raise": lib.KA_REFUSE,
+    "block": lib.KA_REFUSE,
+    "drop_new": lib.KA_DROP_NEW,
+    "drop_old": lib.KA_DROP_OLD,
+}
+
+_ADVICE = {
+    lib.KA_TXN_NEW: "call init_transactions(), then begin_transaction()",
+    lib.KA_TXN_READY: "call begin_transaction()",
+    lib.KA_TXN_ENDING: "a commit or an abort has begun: finish it, then call begin_transaction()",
+}
 
 
 class Producer:
@@ -57,17 +87,25 @@ class Producer:
         Bound on messages from acceptance to outcome, 1 to 10,000,000.
     queue_bytes : int, default 64 MiB
         Bound on their keys, values and headers, 1 to 2**38 - 1.
-    on_full : {"raise", "block"}, default "raise"
-        What ``send`` does when a bound is reached: raise `QueueFull`, or wait for room.
+    on_full : {"raise", "block", "drop_new", "drop_old"}, default "raise"
+        What ``send`` does when a bound is reached: raise `QueueFull`; wait for room; drop the new message;
+        or drop the oldest one that librdkafka does not hold yet. librdkafka then holds at most a
+        quarter of the bounds, 10,000 messages and 4 MiB; when all others are gone, the new one is dropped.
+        Drops are counted in ``metrics().dropped``.
     block_timeout : float, optional
         Seconds to wait for room, then `QueueFull`. By default ``message.timeout.ms``.
+    partitioner : callable, optional
+        ``partitioner(topic, key, value, partition_count) -> int`` chooses the partition of each message that
+        names none. It is called by ``send``, in its thread, before the message is queued; key and
+        value are bytes, a memoryview, or None. By default librdkafka's ``partitioner`` property decides.
     log : bool, default True
         librdkafka's log lines go to the logger ``kafka_async``.
 
     Raises
     ------
     ConfigError
-        A property is unknown, invalid, or set by an argument instead.
+        A property is unknown, invalid, or set by an argument instead; a policy that drops with a
+        ``transactional.id``.
     ValueError
         A bound or another argument is out of range.
     KafkaError
@@ -76,7 +114,8 @@ class Producer:
     Notes
     -----
     Opening does not wait for a broker: an unreachable one shows in the log, and in the failures of
-    messages after ``message.timeout.ms`` (librdkafka's default: 300,000).
+    messages after ``message.timeout.ms`` (librdkafka's default: 300,000). Only with both `partitioner` and
+    `topic` it waits up to 5 s for the topic's number of partitions.
     """
 
     def __init__(
@@ -87,23 +126,34 @@ class Producer:
         config: Mapping[str, Value] | None = None,
         queue_messages: int = 100_000,
         queue_bytes: int = 64 * 2**20,
-        on_full: Literal["raise", "block"] = "raise",
+        on_full: Literal["raise", "block", "drop_new", "drop_old"] = "raise",
         block_timeout: float | None = None,
+        partitioner: Partitioner | None = None,
         log: bool = True,
     ) -> None:
-        if on_full not in ("raise", "block"):
-            raise ValueError(f"on_full must be 'raise' or 'block', not {on_full!r}")
+        if on_full not in _POLICIES:
+            raise ValueError(f"on_full must be one of {', '.join(map(repr, _POLICIES))}, not {on_full!r}")
+        if partitioner is not None and not callable(partitioner):
+            raise TypeError(f"partitioner must be callable, not {type(partitioner).__name__}")
         _check_range("queue_messages", queue_messages, 10_000_000)
         _check_range("queue_bytes", queue_bytes, 2**38 - 1)
         conf = Config(lib.KA_PRODUCER, bootstrap_servers, config, {})
+        if on_full.startswith("drop") and conf.get("transactional.id"):
+            raise config_error(
+                "transactional.id",
+                f"config: 'transactional.id' and on_full={on_full!r} exclude each other, since a transaction that "
+                "lacks messages must not be committed: use 'raise' or 'block'",
+            )
         message_timeout_ms = conf.number("message.timeout.ms", 300_000)
         self._max_message = conf.number("message.max.bytes", 1_000_000)
         self._queue_bytes = queue_bytes
         self._queue_messages = queue_messages
-        self._block = on_full == "block"
+        self._on_full = on_full
         self._block_timeout = check_timeout(block_timeout)
         if block_timeout is None and message_timeout_ms > 0:
             self._block_timeout = message_timeout_ms / 1000
+        self._partitioner = partitioner
+        self._counting: dict[int, ffi.CData] = {}  # topics whose partitions are being counted
         self._stopped = False  # and the caller was told of what was lost
         self._failures: deque[DeliveryReport] = deque(maxlen=_KEPT_FAILURES)
         self._topics: dict[str, int] = {}
@@ -113,15 +163,39 @@ class Producer:
         if log:
             _log.start()
         error = ffi.new("ka_error *")
-        name = ffi.NULL if topic is None else ffi.new("char[]", topic.encode())
-        options = ffi.new("ka_producer_options *", (queue_messages, queue_bytes, bool(log), name))
+        # With a partitioner, the core's short send has no topic, and refuses.
+        name = ffi.NULL if topic is None or partitioner is not None else ffi.new("char[]", topic.encode())
+        options = ffi.new(
+            "ka_producer_options *",
+            {
+                "queue_messages": queue_messages,
+                "queue_bytes": queue_bytes,
+                "log": bool(log),
+                "on_full": _POLICIES[on_full],
+                "count_partitions": partitioner is not None,
+                "topic": name,
+            },
+        )
         native = lib.ka_wait_producer_open(conf.native, options, error)
         if not native:
             raise native_error(error)
         conf.taken()
         self._native = ffi.gc(native, lib.ka_producer_release)
+        self._dispatcher = Dispatcher(native)
+        self._topic = topic
         self._default_topic = _NO_TOPIC if topic is None else self._topic_number(topic)
         _exit.watch(self)
+        if partitioner is not None:
+            self._default_topic_counted(topic)
+
+    def _default_topic_counted(self, topic: str | None) -> None:
+        """Let the first message find its partitions; a cluster that is away shows in `send`."""
+        if topic is None:
+            return
+        try:
+            self.partitions(topic, timeout=_OPEN_LIMIT_S)
+        except errors.KafkaError as error:
+            _log.logger.warning("the partitions of topic %s are not known yet: %s", topic, error)
 
     def send(
         self,
@@ -132,7 +206,8 @@ class Producer:
         """Accept a message and return; its outcome comes later.
 
         Never blocks, does no I/O and never releases the GIL, but for ``on_full="block"`` with a full
-        queue, which waits with the GIL released. The message is copied before it returns.
+        queue, which waits with the GIL released, and the first `on_delivery`, which starts a thread. The
+        message is copied before it returns.
 
         Parameters
         ----------
@@ -149,75 +224,331 @@ class Producer:
             time of the call.
         headers : sequence of (str, bytes or str or None), or mapping, optional
             Order and duplicates are kept.
+        on_delivery : callable, optional
+            Called once with the `DeliveryReport` of this message, on the producer's delivery thread. What it
+            raises is logged. A slow one delays the others; once as many calls are due as
+            `queue_messages` says, a further `on_delivery` finds the queue full. A message that was not
+            accepted has no outcome, and no call.
 
         Raises
         ------
         QueueFull
-            A bound is reached (after `block_timeout` with ``on_full="block"``).
+            A bound is reached (after `block_timeout` with ``on_full="block"``; inside of `on_delivery` at once,
+            since waiting there could wait for itself).
         MessageTooLarge
             Key, value and headers exceed ``message.max.bytes`` (less 36 bytes that Kafka's format takes) or
             `queue_bytes`.
         TypeError, ValueError
-            An argument is of a wrong type or out of range; no topic.
+            An argument is of a wrong type or out of range; no topic; the partitioner chose no partition.
+        TransactionError
+            No transaction is open in a transactional producer.
+        KafkaError
+            With a `partitioner`: the topic's number of partitions is not known (retriable, see `warm_up`).
         ClosedError, ForkedError
             The producer is stopped, or belongs to the parent process.
         """
         # The common case costs one native call and no conversion. Options are collected, since defaults of
         # keyword-only parameters would be looked up one by one, a tenth of the whole call.
-        if value.__class__ is bytes and key is None and not options and _send(self._native, value, len(value)) == 0:
+        if value.__class__ is bytes and key is None and not options and _send(self._native, value, len(value)) >= 0:
             return
         self._send_record(value, key, **options)
+
+    def submit(
+        self,
+        value: Payload,
+        key: Payload = None,
+        **options: Unpack[SendOptions],
+    ) -> Delivery:
+        """Accept a message and return its outcome as a future.
+
+        As `send` in all else.
+
+        Returns
+        -------
+        Delivery
+            A `concurrent.futures.Future` of `RecordMetadata`. Dropped by ``on_full="drop_new"``: it has ended with
+            QueueFull.
+        """
+        delivery = Delivery()
+        self._send_record(value, key, delivery, **options)
+        return delivery
 
     def _send_record(
         self,
         value: Payload,
         key: Payload,
+        delivery: Delivery | None = None,
         *,
         topic: str | None = None,
         partition: int | None = None,
         timestamp_ms: int | None = None,
         headers: Headers | None = None,
+        on_delivery: OnDelivery | None = None,
     ) -> None:
-        number = self._default_topic if topic is None else self._topic_number(topic)
-        if number == _NO_TOPIC:
-            raise ValueError("no topic: give one to send() or to Producer()")
-        value_at, value_len = _buffer("value", value)
-        key_at, key_len = _buffer("key", key)
+        number = self._number(topic)
+        value_seen, key_seen = _payload.view("value", value), _payload.view("key", key)
+        value_len, key_len = _payload.size(value_seen), _payload.size(key_seen)
         packed = pack_headers(headers) if headers else b""
-        record = (
+        if partition is not None:
+            partition = _payload.integer("partition", partition, 2**31 - 1)
+        elif self._partitioner is not None:
+            partition = self._choose(topic or self._topic, number, key_seen, value_seen)
+        if on_delivery is not None and not callable(on_delivery):
+            raise TypeError(f"on_delivery must be callable, not {type(on_delivery).__name__}")
+        native_timestamp = (
+            -1 if timestamp_ms is None else _payload.integer("timestamp_ms", timestamp_ms, 2**63 - 1, least=1)
+        )
+        token = 0
+        if delivery is not None or on_delivery is not None:
+            name = topic or self._topic or ""
+            token = self._dispatcher.expect(
+                Waiting(name, _payload.kept(key_seen), _payload.kept(value_seen), packed, on_delivery, delivery)
+            )
+        attempt = partial(
+            lib.ka_producer_send_record,
             self._native,
             number,
-            lib.KA_PARTITION_ANY if partition is None else _integer("partition", partition, 2**31 - 1),
-            -1 if timestamp_ms is None else _integer("timestamp_ms", timestamp_ms, 2**63 - 1, least=1),
-            value_at,
+            lib.KA_PARTITION_ANY if partition is None else partition,
+            native_timestamp,
+            _payload.native(value_seen),
             value_len,
-            key_at,
+            _payload.native(key_seen),
             key_len,
             packed,
             len(packed),
+            token,
         )
-        status = lib.ka_producer_send_record(*record)
-        if status == lib.KA_FULL and self._block:
-            status = self._send_blocking(record, value_len + key_len + len(packed))
-        if status != lib.KA_OK:
-            raise self._refusal(status, value_len, key_len, len(packed))
+        status = lib.KA_FULL
+        try:
+            status = attempt()
+            if status == lib.KA_FULL and self._may_block():
+                status = self._send_blocking(attempt, value_len + key_len + len(packed), token != 0)
+        finally:
+            if token and status != lib.KA_OK:
+                self._dispatcher.forget(token)
+        if status < 0:
+            raise self._refusal(status, (value_len, key_len, len(packed)))
+        if status == lib.KA_DROPPED and delivery is not None:
+            delivery.set_exception(self._refusal(lib.KA_FULL, (value_len, key_len, len(packed))))
 
-    def _send_blocking(self, record: tuple[object, ...], size: int) -> int:
+    def _may_block(self) -> bool:
+        return self._on_full == "block" and not self._dispatcher.is_current()
+
+    def _send_blocking(self, attempt: Callable[[], int], size: int, result: bool) -> int:
         deadline = None if self._block_timeout is None else time.monotonic() + self._block_timeout
-        while True:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            status = wait(lambda timeout_us: lib.ka_wait_producer_room(self._native, size, timeout_us), left)
+        status = lib.KA_FULL
+        while status == lib.KA_FULL:  # another thread may take the room that was waited for
+            status = self._wait_room(size, result, deadline)
             if status != lib.KA_OK:
-                return lib.KA_FULL if status == lib.KA_TIMEOUT else status
-            # Another thread may have taken the room meanwhile.
-            status = lib.ka_producer_send_record(*record)  # type: ignore[arg-type]
-            if status != lib.KA_FULL:
                 return status
+            status = attempt()
+        return status
+
+    def _wait_room(self, size: int, result: bool, deadline: float | None) -> int:
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        status = wait(lambda timeout_us: lib.ka_wait_producer_room(self._native, size, result, timeout_us), left)
+        return lib.KA_FULL if status == lib.KA_TIMEOUT else status
+
+    def send_many(self, values_or_records: Iterable[Payload | Record], *, topic: str | None = None) -> int:
+        """Accept many messages by one native call, and return how many.
+
+        Blocks and releases the GIL only as `send` does. The messages are gathered into one buffer,
+        which crosses at once; for more than 65,536 there are several crossings.
+
+        Parameters
+        ----------
+        values_or_records : iterable of payloads and `Record`
+            What `send` takes as a value; a `Record` has a key, headers, a partition, a timestamp too.
+        topic : str, optional
+            Instead of the constructor's.
+
+        Returns
+        -------
+        int
+            How many were accepted: all, but for those that a policy dropped, which are counted in
+            ``metrics().dropped``.
+
+        Raises
+        ------
+        QueueFull
+            A bound is reached (with ``on_full="block"``, no room came for one message within
+            `block_timeout`): ``accepted`` tells how many were accepted, ``errors`` has index and error of
+            each other one. From the first that found no room on none is, so order is kept.
+        MessageTooLarge
+            Some can never be accepted, all others were: ``accepted`` and ``errors`` as above.
+        TypeError, ValueError
+            An item is of a wrong type or out of range; the text tells its index. None was queued.
+        TransactionError, ClosedError, ForkedError
+            As `send`; ``accepted`` tells how many were accepted before.
+        """
+        number = self._number(topic)
+        if isinstance(values_or_records, (str, bytes, bytearray, memoryview, Record)):
+            raise TypeError(
+                f"send_many takes an iterable of values or records, not one {type(values_or_records).__name__}"
+            )
+        items = values_or_records if isinstance(values_or_records, (list, tuple)) else list(values_or_records)
+        if not items:
+            return 0
+        choose = None
+        if self._partitioner is not None:
+            name = topic or self._topic
+            choose = lambda key, value: self._choose(name, number, key, value)  # noqa: E731
+        batch = Batch(items, choose)
+        status = batch.send(self._native, number)
+        while status == lib.KA_FULL and self._may_block():
+            deadline = None if self._block_timeout is None else time.monotonic() + self._block_timeout
+            blocked = batch.next_item
+            while status == lib.KA_FULL and batch.next_item == blocked:
+                status = self._wait_room(sum(batch.sizes(blocked)), False, deadline)
+                if status != lib.KA_OK:
+                    raise self._batch_error(batch, status)
+                status = batch.send(self._native, number)
+        refused = batch.refused()
+        if status != lib.KA_OK or refused:
+            raise self._batch_error(batch, status if status != lib.KA_OK else refused[0][1])
+        return batch.accepted()
+
+    def _batch_error(self, batch: Batch, status: int) -> Exception:
+        refused: list[tuple[int, errors.KafkaError]] = []
+        for index, code in batch.refused():
+            error = self._refusal(code, batch.sizes(index))
+            if isinstance(error, errors.KafkaError):
+                refused.append((index, error))
+        sizes = batch.sizes(min(batch.next_item, batch.count - 1))
+        error = refused[0][1] if status == lib.KA_TOO_LARGE else self._refusal(status, sizes)
+        if isinstance(error, (errors.QueueFull, errors.MessageTooLarge)):
+            if status == lib.KA_FULL:
+                refused += [(index, error) for index in range(batch.next_item, batch.count)]
+            error.errors = refused
+        if isinstance(error, (errors.QueueFull, errors.MessageTooLarge, errors.ClosedError, errors.TransactionError)):
+            error.accepted = batch.accepted()
+        return error
+
+    def partitions(self, topic: str, timeout: float | None = 5.0) -> int:
+        """Ask the cluster for a topic's number of partitions.
+
+        Waits with the GIL released. A topic that is missing is created where the cluster does that
+        by itself.
+
+        Parameters
+        ----------
+        topic : str
+            The topic.
+        timeout : float or None, default 5
+            Seconds; None waits without limit.
+
+        Returns
+        -------
+        int
+
+        Raises
+        ------
+        KafkaError
+            There is no such topic, it may not be seen, or no answer came in time (retriable).
+        ClosedError, ForkedError
+            The producer is or was meanwhile stopped, or belongs to the parent process.
+
+        Notes
+        -----
+        ``rd_kafka_metadata``, on a native control thread.
+        """
+        return self._ask_partitions(topic, check_timeout(timeout), connect=False)
+
+    def warm_up(self, *topics: str, timeout: float | None = 5.0) -> None:
+        """Connect to the leaders of topics, so that the first message is as fast as the thousandth.
+
+        Waits with the GIL released.
+
+        Parameters
+        ----------
+        *topics : str
+            Topics; none given: the constructor's.
+        timeout : float or None, default 5
+            Seconds for all of them; None waits without limit.
+
+        Raises
+        ------
+        ValueError
+            No topic is given, and the constructor has none.
+        KafkaError
+            As `partitions`.
+        ClosedError, ForkedError
+            The producer is or was meanwhile stopped, or belongs to the parent process.
+
+        Notes
+        -----
+        ``rd_kafka_metadata``, and ``rd_kafka_query_watermark_offsets`` for one partition of each leader, which
+        opens the connection that messages will use.
+        """
+        check_timeout(timeout)
+        if not topics and self._topic is None:
+            raise ValueError("no topic: give one to warm_up() or to Producer()")
+        deadline = None if timeout is None else time.monotonic() + timeout
+        for topic in topics or (self._topic,):
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            self._ask_partitions(topic or "", left, connect=True)
+
+    def _ask_partitions(self, topic: str, timeout: float | None, *, connect: bool) -> int:
+        error = ffi.new("ka_error *")
+        command = lib.ka_producer_partitions(self._native, self._topic_number(topic), connect, micros(timeout))
+        status, count = answer(command, timeout, error)
+        if status in (lib.KA_FAILED, lib.KA_TIMEOUT):
+            cause = errors.from_native(errors.KafkaError, error)
+            if status == lib.KA_TIMEOUT or cause.name == "_TIMED_OUT":
+                raise errors.KafkaError(
+                    f"topic {topic!r}: the cluster did not answer within {timeout:g} s: is it reachable?",
+                    code=-185,
+                    name="_TIMED_OUT",
+                    retriable=True,
+                )
+            raise errors.KafkaError(
+                f"topic {topic!r}: {cause}",
+                code=cause.code,
+                name=cause.name,
+                retriable=cause.retriable,
+                fatal=cause.fatal,
+            )
+        if status != lib.KA_OK:
+            raise _state_error(status)
+        return count
+
+    def _choose(
+        self, topic: str | None, number: int, key: bytes | memoryview | None, value: bytes | memoryview | None
+    ) -> int:
+        """Let the application's partitioner choose."""
+        assert self._partitioner is not None
+        assert topic is not None
+        count = lib.ka_producer_partition_count(self._native, number)
+        if count <= 0:
+            self._count_in_background(number)
+            raise errors.KafkaError(
+                f"the number of partitions of topic {topic!r} is not known yet: call warm_up({topic!r}) first, "
+                "or send again later",
+                code=-191,
+                name="_WAIT_CACHE",
+                retriable=True,
+            )
+        partition = _payload.integer("the partitioner's choice", self._partitioner(topic, key, value, count), 2**31 - 1)
+        if partition >= count:
+            raise ValueError(
+                f"the partitioner's choice must be below {count}, the number of partitions, not {partition}"
+            )
+        return partition
+
+    def _count_in_background(self, number: int) -> None:
+        error = ffi.new("ka_error *")
+        command = self._counting.get(number)
+        if command is not None and lib.ka_wait_command(command, 0, error) == lib.KA_TIMEOUT:
+            return
+        command = lib.ka_producer_partitions(self._native, number, False, micros(_OPEN_LIMIT_S))
+        if command:
+            self._counting[number] = ffi.gc(command, lib.ka_command_release)
 
     def flush(self, timeout: float | None = 5.0) -> None:
         """Wait until everything accepted before the call has its outcome, ignoring ``linger.ms``.
 
-        Releases the GIL while it waits; other threads may go on sending.
+        Futures and callbacks of it have run then, too. Releases the GIL while it waits; other threads
+        may go on sending.
 
         Parameters
         ----------
@@ -230,6 +561,8 @@ class Producer:
             The time is over; what is outstanding stays queued.
         DeliveryError
             Messages failed that nobody had been told about.
+        RuntimeError
+            Inside of a delivery callback, which it would wait for.
         ClosedError, ForkedError
             The producer is or was meanwhile stopped, or belongs to the parent process.
 
@@ -238,22 +571,268 @@ class Producer:
         Overriding linger is librdkafka's ``rd_kafka_flush``, run on a native control thread.
         """
         check_timeout(timeout)
-        ticket = lib.ka_producer_flush(self._native)
-        status = ticket
+        if self._dispatcher.is_current():
+            raise RuntimeError("flush() inside of a delivery callback would wait for that callback itself")
+        deadline = None if timeout is None else time.monotonic() + timeout
+        status = ticket = lib.ka_producer_flush(self._native)
         if ticket > 0:
             status = wait(lambda timeout_us: lib.ka_wait_producer_flush(self._native, ticket, timeout_us), timeout)
+        if status == lib.KA_OK:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            status = self._dispatcher.wait(left, even_closed=False)
         if status == lib.KA_TIMEOUT:
-            raise self._flush_timeout(self.metrics().outstanding, "still queued; flush() again to go on waiting")
+            outstanding = max(self.metrics().outstanding, self._dispatcher.pending())
+            raise self._flush_timeout(outstanding, "still queued; flush() again to go on waiting")
         if status < 0:
             raise _state_error(status)
         self._raise_failures()
 
+    def purge(self, *, in_flight: bool = False) -> int:
+        """Throw away the messages that have not been sent yet.
+
+        Their outcome is "purged". Waits up to a second, with the GIL released, for librdkafka to give them
+        back; what a thread of its that sits in name resolution gives back later is counted in
+        ``metrics().purged`` alone. In a transaction, it can only be aborted then.
+
+        Parameters
+        ----------
+        in_flight : bool, default False
+            Also those that were sent and wait for their acknowledgement: they may have reached the
+            broker all the same.
+
+        Returns
+        -------
+        int
+            How many were purged.
+
+        Raises
+        ------
+        ClosedError, ForkedError
+            The producer is or was meanwhile stopped, or belongs to the parent process.
+
+        Notes
+        -----
+        ``rd_kafka_purge``, on a native control thread.
+        """
+        before = self.metrics().purged
+        command = lib.ka_producer_purge(self._native, bool(in_flight))
+        status, purged = answer(command, _PURGE_LIMIT_S, ffi.new("ka_error *"))
+        if status == lib.KA_TIMEOUT:
+            return self.metrics().purged - before
+        if status != lib.KA_OK:
+            raise _state_error(status)
+        return purged
+
+    def init_transactions(self, timeout: float | None = 30.0) -> None:
+        """Get ready for transactions: fences older producers of the same ``transactional.id``.
+
+        To be called once, before the first transaction. Waits with the GIL released.
+
+        Parameters
+        ----------
+        timeout : float or None, default 30
+            Seconds; None waits without limit.
+
+        Raises
+        ------
+        TransactionError
+            ``retriable``: call it again, also when the time was over.
+        ClosedError, ForkedError
+            The producer is or was meanwhile stopped, or belongs to the parent process.
+
+        Notes
+        -----
+        ``rd_kafka_init_transactions``, on a native control thread.
+        """
+        self._transact(lib.KA_INIT, "init_transactions", check_timeout(timeout))
+
+    def begin_transaction(self) -> None:
+        """Begin a transaction: all that is sent from now on belongs to it.
+
+        Does not wait for the broker.
+
+        Raises
+        ------
+        TransactionError
+            It is not the moment: one is open, or ``init_transactions`` has not been called.
+        ClosedError, ForkedError
+            The producer is or was meanwhile stopped, or belongs to the parent process.
+
+        Notes
+        -----
+        ``rd_kafka_begin_transaction``, on a native control thread.
+        """
+        self._transact(lib.KA_BEGIN, "begin_transaction", _OPEN_LIMIT_S)
+
+    def commit_transaction(self, timeout: float | None = 30.0) -> None:
+        """Deliver everything that was sent in the transaction, and make it visible at once.
+
+        From the call on ``send`` raises TransactionError. Waits with the GIL released.
+
+        Parameters
+        ----------
+        timeout : float or None, default 30
+            Seconds; None waits without limit.
+
+        Raises
+        ------
+        TransactionError
+            ``retriable``: call it again, also when the time was over: it is resumed. ``requires_abort``: a message
+            failed or was purged; call ``abort_transaction``.
+        ClosedError, ForkedError
+            The producer is or was meanwhile stopped, or belongs to the parent process.
+
+        Notes
+        -----
+        ``rd_kafka_commit_transaction``, on a native control thread.
+        """
+        self._transact(lib.KA_COMMIT, "commit_transaction", check_timeout(timeout))
+
+    def abort_transaction(self, timeout: float | None = 30.0) -> None:
+        """Take back everything that was sent in the transaction.
+
+        What had not been sent yet is purged; readers with ``isolation.level=read_committed`` never see the
+        rest. Failures of its messages count as told. Waits with the GIL released.
+
+        Parameters
+        ----------
+        timeout : float or None, default 30
+            Seconds; None waits without limit.
+
+        Raises
+        ------
+        TransactionError
+            ``retriable``: call it again, also when the time was over: it is resumed.
+        ClosedError, ForkedError
+            The producer is or was meanwhile stopped, or belongs to the parent process.
+
+        Notes
+        -----
+        ``rd_kafka_abort_transaction``, on a native control thread.
+        """
+        self._transact(lib.KA_ABORT, "abort_transaction", check_timeout(timeout))
+        self._take_unreported()
+
+    def send_offsets_to_transaction(
+        self, consumer: Consumer, offsets: Iterable[TopicPartition] | None = None, timeout: float | None = 5.0
+    ) -> None:
+        """Commit a consumer's progress as part of the open transaction.
+
+        Either both become visible, what was sent and what was read, or neither does. Waits with the GIL
+        released.
+
+        Parameters
+        ----------
+        consumer : Consumer
+            A member of a group, with ``enable.auto.commit=False``.
+        offsets : iterable of TopicPartition, optional
+            Of each partition the offset of the next message to read. By default the positions of all
+            that the consumer has handed out.
+        timeout : float or None, default 5
+            Seconds; None waits without limit.
+
+        Raises
+        ------
+        ConfigError
+            The consumer commits by itself.
+        ConsumerError
+            The consumer has no group.
+        TransactionError
+            ``retriable``: call it again, also when the time was over. ``requires_abort``: the consumer may have lost
+            its partitions; call ``abort_transaction``.
+        TypeError, ValueError
+            An offset is none.
+        ClosedError, ForkedError
+            The producer or the consumer is stopped, or belongs to the parent process.
+
+        Notes
+        -----
+        ``rd_kafka_send_offsets_to_transaction``, on a native control thread.
+        """
+        self._check_transactional("send_offsets_to_transaction")
+        deadline = None if check_timeout(timeout) is None else time.monotonic() + (timeout or 0)
+        group = consumer._group_for(timeout)
+        if offsets is None:
+            offsets = [item for item in consumer.assignment() if item.offset is not None]
+        items = [_progress(item) for item in offsets]
+        names = [ffi.new("char[]", item.topic.encode()) for item in items]
+        native = ffi.new(
+            "ka_partition[]", [(name, item.partition, item.offset) for name, item in zip(names, items, strict=True)]
+        )
+        if not items:
+            return
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        command = lib.ka_producer_send_offsets(self._native, group, native, len(items), micros(left))
+        self._finish_transact("send_offsets_to_transaction", command, left)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Run a block as one transaction: committed at its end, aborted when an exception leaves it.
+
+        Raises
+        ------
+        TransactionError
+            The transaction could not begin or be committed; one that required an abort is aborted.
+        """
+        self.begin_transaction()
+        try:
+            yield
+        except BaseException:
+            self._abort_quietly()
+            raise
+        try:
+            self.commit_transaction()
+        except errors.TransactionError as error:
+            if error.requires_abort:
+                self._abort_quietly()
+            raise
+
+    def _abort_quietly(self) -> None:
+        """Abort because of an error that matters more than one of the abort."""
+        try:
+            self.abort_transaction()
+        except errors.KafkaError as error:
+            _log.logger.error("a transaction that failed could not be aborted either: %s", error)
+
+    def _transact(self, what: int, name: str, timeout: float | None) -> None:
+        self._check_transactional(name)
+        self._finish_transact(name, lib.ka_producer_transact(self._native, what, micros(timeout)), timeout)
+
+    def _check_transactional(self, name: str) -> None:
+        if lib.ka_producer_transaction(self._native) == lib.KA_TXN_OFF:
+            raise errors.TransactionError(
+                f"{name}(): this producer is not transactional: give config={{'transactional.id': ...}}",
+                code=-145,
+                name="_NOT_CONFIGURED",
+            )
+
+    def _finish_transact(self, name: str, command: ffi.CData, timeout: float | None) -> None:
+        error = ffi.new("ka_error *")
+        # librdkafka keeps to the time itself; the rest is for its own answer.
+        status, _ = answer(command, None if timeout is None else timeout + _ANSWER_S, error)
+        if status == lib.KA_OK:
+            return
+        if status == lib.KA_TIMEOUT:
+            lib.ka_error_describe(-185, error)
+        elif status != lib.KA_FAILED:
+            raise _state_error(status)
+        raise self._transaction_error(f"{name}()", error)
+
+    def _transaction_error(self, what: str, native: ffi.CData) -> errors.TransactionError:
+        cause = errors.from_native(errors.TransactionError, native)
+        error = errors.TransactionError(
+            f"{what}: {cause}", code=cause.code, name=cause.name, retriable=cause.retriable, fatal=cause.fatal
+        )
+        error.requires_abort = bool(native.requires_abort)
+        return error
+
     def stop(self, timeout: float | None = 5.0) -> None:
         """Refuse new messages, wait for the outcome of all others, and close.
 
-        Releases the GIL while it waits, and ends every ``flush`` and blocked ``send`` of other threads.
-        Once it has returned or raised an error, another call does nothing; one that was interrupted by
-        a signal, or runs in another thread, can be waited for by calling it again.
+        Releases the GIL while it waits, and ends every ``flush``, blocked ``send`` and other waiting call of
+        other threads. A transaction that is open is aborted. Once it has returned or raised an error, another
+        call does nothing; one that was interrupted by a signal, or runs in another thread, can be waited for
+        by calling it again. Inside of a delivery callback it does not wait for callbacks.
 
         Parameters
         ----------
@@ -264,9 +843,12 @@ class Producer:
         Raises
         ------
         FlushTimeout
-            The time was over; ``outstanding`` messages were purged. The producer is closed.
+            The time was over; ``outstanding`` messages were purged, or their callbacks have not run yet and
+            go on in the background. The producer is closed.
         DeliveryError
             Messages failed that nobody had been told about. The producer is closed.
+        TransactionError
+            A transaction was open; its messages are aborted. The producer is closed.
 
         Notes
         -----
@@ -276,20 +858,31 @@ class Producer:
         if self._stopped or lib.ka_producer_close(self._native, micros(timeout)) == lib.KA_FORKED:
             return
         # The core keeps to the timeout itself; the limit here is for purging that takes long.
+        deadline = None if timeout is None else time.monotonic() + timeout + _PURGE_LIMIT_S
         limit = None if timeout is None else timeout + _PURGE_LIMIT_S
         lost = wait(lambda timeout_us: lib.ka_wait_producer_closed(self._native, timeout_us), limit)
+        told = lib.KA_OK
+        if lost >= 0 and not self._dispatcher.is_current():
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            told = self._dispatcher.wait(left, even_closed=True)
         if self._stopped:  # by another thread, which tells
             return
         self._stopped = True
         _exit.forget(self)
-        if lost == 0:
+        if lost < 0:
+            error: errors.KafkaError = self._flush_timeout(self.metrics().outstanding, "being purged in the background")
+        elif lost and lib.ka_producer_transaction(self._native) in (lib.KA_TXN_OPEN, lib.KA_TXN_ENDING):
+            error = errors.TransactionError(
+                f"stopped within a transaction: its {lost} messages are aborted", name="_STATE", code=-172
+            )
+        elif lost:
+            error = self._flush_timeout(lost, "purged")
+        elif told != lib.KA_OK:
+            error = self._flush_timeout(self._dispatcher.pending(), "their callbacks go on in the background")
+        else:
             self._raise_failures()
             return
-        if lost > 0:
-            error = self._flush_timeout(lost, "purged")
-        else:
-            error = self._flush_timeout(self.metrics().outstanding, "being purged in the background")
-        lib.ka_producer_unreported(self._native, error.failed)
+        lib.ka_producer_unreported(self._native, self._unreported())
         raise error
 
     def failures(self) -> list[DeliveryReport]:
@@ -297,7 +890,7 @@ class Producer:
 
         Never blocks. At most 1,000 messages or 4 MiB are kept between two calls; ``metrics().failed``
         counts all. What is returned counts as told; failures that were not kept are still raised by
-        ``flush`` and ``stop``.
+        ``flush`` and ``stop``. Messages whose future or callback told of their failure are not repeated here.
 
         Returns
         -------
@@ -338,7 +931,7 @@ class Producer:
             stats.delivered,
             stats.failed,
             stats.purged,
-            0,
+            stats.dropped,
             stats.outstanding,
             stats.outstanding_bytes,
             latency_summary(stats.send),
@@ -355,11 +948,17 @@ class Producer:
         """Stop. When the block ends by an exception that one is kept, and what was lost is told at exit."""
         try:
             self.stop()
-        except (errors.FlushTimeout, errors.DeliveryError) as trouble:
+        except (errors.FlushTimeout, errors.DeliveryError, errors.TransactionError) as trouble:
             if error is None:
                 raise
             _log.logger.error("the producer stopped because of an exception, and: %s", trouble)
-            _exit.lose(trouble.failed + getattr(trouble, "outstanding", 0))
+            _exit.lose(getattr(trouble, "failed", 0) + getattr(trouble, "outstanding", 0))
+
+    def _number(self, topic: str | None) -> int:
+        number = self._default_topic if topic is None else self._topic_number(topic)
+        if number == _NO_TOPIC:
+            raise ValueError("no topic: give one to send() or to Producer()")
+        return number
 
     def _topic_number(self, topic: str) -> int:
         number = self._topics.get(topic)
@@ -371,27 +970,39 @@ class Producer:
             self._topics[topic] = number
         return number
 
-    def _refusal(self, status: int, value_len: int, key_len: int, headers_len: int) -> Exception:
+    def _refusal(self, status: int, sizes: tuple[int, int, int]) -> Exception:
+        """Tell why a message was not accepted; its sizes are those of value, key and headers."""
         if status == lib.KA_FULL:
             return errors.QueueFull(
-                f"the queue is full ({self._queue_messages} messages or {self._queue_bytes} bytes without an outcome): "
-                + (f"no room came within block_timeout={self._block_timeout} s; " if self._block else "")
-                + "send again later"
-                + ("" if self._block else ", use on_full='block'")
-                + ", or raise queue_messages or queue_bytes",
+                f"the queue is full ({self._queue_messages} messages or {self._queue_bytes} bytes without an outcome, "
+                "or callbacks that have not run): " + self._advice() + ", or raise queue_messages or queue_bytes",
                 code=-184,
                 name="_QUEUE_FULL",
                 retriable=True,
             )
         if status == lib.KA_TOO_LARGE:
             return errors.MessageTooLarge(
-                f"key, value and headers are {key_len + value_len + headers_len} bytes: at most "
+                f"key, value and headers are {sum(sizes)} bytes: at most "
                 f"{self._max_message - lib.KA_WIRE_OVERHEAD} fit into message.max.bytes={self._max_message}, and "
                 f"queue_bytes={self._queue_bytes} into the queue",
                 code=10,
                 name="MSG_SIZE_TOO_LARGE",
             )
+        if status == lib.KA_BARRED:
+            state = lib.ka_producer_transaction(self._native)
+            return errors.TransactionError(
+                f"no transaction is open: {_ADVICE.get(state, 'begin one')}", code=-172, name="_STATE"
+            )
         return _state_error(status)
+
+    def _advice(self) -> str:
+        if self._on_full == "raise":
+            return "send again later, use on_full='block'"
+        if self._on_full != "block":
+            return "the message was dropped, as on_full says"
+        if self._dispatcher.is_current():
+            return "a delivery callback does not wait; send again later"
+        return f"no room came within block_timeout={self._block_timeout} s; send again later"
 
     def _flush_timeout(self, outstanding: int, what: str) -> errors.FlushTimeout:
         error = errors.FlushTimeout(
@@ -459,36 +1070,13 @@ def _check_range(name: str, number: int, most: int) -> None:
         raise ValueError(f"{name} must be from 1 to {most}, not {number}")
 
 
-def _integer(name: str, number: int, most: int, *, least: int = 0) -> int:
-    if isinstance(number, bool):
-        raise TypeError(f"{name} must be int, not bool")
-    try:
-        number = operator.index(number)
-    except TypeError:
-        raise TypeError(f"{name} must be int, not {type(number).__name__}") from None
-    if not least <= number <= most:
-        raise ValueError(f"{name} must be from {least} to {most}, not {number}")
-    return number
-
-
-def _buffer(name: str, data: Payload) -> tuple[ffi.CData | bytes, int]:
-    """Bring a payload into a form that crosses without a copy, with its length in bytes."""
-    if data is None:
-        return ffi.NULL, 0
-    if isinstance(data, str):
-        data = data.encode()
-    if isinstance(data, bytes):
-        return data, len(data)
-    try:
-        view = memoryview(data)
-    except TypeError:
-        raise TypeError(
-            f"{name} must be bytes, str, None or have a buffer (bytearray, memoryview, numpy), "
-            f"not {type(data).__name__}"
-        ) from None
-    if not view.c_contiguous:
-        raise ValueError(f"{name} is not contiguous in memory: copy it first, e.g. with bytes(...)")
-    return (ffi.from_buffer(view), view.nbytes) if view.nbytes else (b"", 0)
+def _progress(item: TopicPartition) -> TopicPartition:
+    item = check_partition(item)
+    if isinstance(item.offset, bool) or not isinstance(item.offset, int):
+        raise TypeError(f"{item!r}: the offset must be int, that of the next message to read")
+    if not 0 <= item.offset < 2**63:
+        raise ValueError(f"{item!r}: the offset must be from 0 to 2**63 - 1")
+    return item
 
 
 def _state_error(status: int) -> Exception:

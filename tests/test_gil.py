@@ -88,7 +88,17 @@ class Objects:
         self.error = ffi.new("ka_error *")
         self.where = ffi.new("ka_partition *")
         self.cluster = cluster
-        self.producer_options = ffi.new("ka_producer_options *", (10, 1000, 0, ffi.NULL))
+        self.producer_options = ffi.new("ka_producer_options *", {"queue_messages": 10, "queue_bytes": 1000})
+        self.value, self.value_len = ffi.new("char[]", b"v"), ffi.new("int64_t *", 1)
+        self.batch = ffi.new("ka_batch *", {"count": 1, "data": self.value, "value_len": self.value_len})
+        self.status = ffi.new("int32_t *")
+        self.results = ffi.new("ka_result[]", 10)
+        self.stopped = self.spare_producer()  # refuses commands at once
+        lib.ka_producer_close(self.stopped, 0)
+        lib.ka_wait_producer_closed(self.stopped, -1)
+        self.stopped_consumer = self.spare_consumer()
+        lib.ka_consumer_close(self.stopped_consumer, 0)
+        self.group = lib.ka_consumer_group(self.stopped_consumer)
         self.consumer_options = ffi.new("ka_consumer_options *", (10, 1000, 0, 0, 0, 0))
         self.names = (b"new-%d" % number for number in itertools.count())
 
@@ -110,7 +120,27 @@ class Objects:
             "ka_conf_free": lambda: (lib.ka_conf_new(),),
             "ka_producer_topic": lambda: (p, b"t"),
             "ka_producer_send": lambda: (p, b"v", 1),
-            "ka_producer_send_record": lambda: (p, 0, -1, -1, b"v", 1, b"k", 1, b"", 0),
+            "ka_producer_send_record": lambda: (p, 0, -1, -1, b"v", 1, b"k", 1, b"", 0, 0),
+            "ka_producer_send_batch": lambda: (
+                p,
+                0,
+                self.batch,
+                ffi.new("int64_t *"),
+                ffi.new("int64_t *"),
+                self.status,
+            ),
+            "ka_producer_share": lambda: (p,),
+            "ka_producer_unshare": lambda: (lib.ka_producer_share(p),),
+            "ka_producer_results": lambda: (p, self.results, 10),
+            "ka_producer_announced": lambda: (p,),
+            "ka_producer_purge": lambda: (self.stopped, 0),
+            "ka_producer_partitions": lambda: (self.stopped, 0, 0, 0),
+            "ka_producer_partition_count": lambda: (p, 0),
+            "ka_producer_transaction": lambda: (p,),
+            "ka_producer_transact": lambda: (self.stopped, lib.KA_INIT, 0),
+            "ka_producer_send_offsets": lambda: (self.stopped, self.group, none, 0, 0),
+            "ka_consumer_group": lambda: (self.stopped_consumer,),
+            "ka_command_value": lambda: (self.command(),),
             "ka_producer_flush": lambda: (p,),
             "ka_producer_metrics": lambda: (p, ffi.new("ka_producer_stats *")),
             "ka_producer_unreported": lambda: (p, 0),
@@ -135,7 +165,9 @@ class Objects:
             "ka_lost_messages": lambda: (),
             "ka_mock_bootstrap_servers": lambda: (self.cluster._mock,),
             "ka_wait_producer_open": lambda: (lib.ka_conf_new(), self.producer_options, self.error),
-            "ka_wait_producer_room": lambda: (p, 1, 0),
+            "ka_wait_producer_room": lambda: (p, 1, 0, 0),
+            "ka_wait_producer_results": lambda: (p, 0),
+            "ka_wait_producer_told": lambda: (p, 1, 0, 0),
             "ka_wait_producer_flush": lambda: (p, 1, 0),
             "ka_wait_producer_closed": lambda: (p, 0),
             "ka_wait_consumer_open": lambda: (self.group_conf(), self.consumer_options, self.error),
@@ -185,7 +217,7 @@ def objects() -> Iterator[Objects]:
 @pytest.mark.parametrize("name", LEAVES)
 def test_leaf_keeps_the_gil(objects: Objects, name: str) -> None:
     make = objects.arguments()[name]
-    control = [partial(lib.ka_wait_producer_room, objects.producer._native, 1, 0)] * CALLS  # nothing to wait for
+    control = [partial(lib.ka_wait_producer_room, objects.producer._native, 1, 0, 0)] * CALLS  # nothing to wait for
     said = 0
     while said < RUNS:  # limited by the timeout
         leaf, released = steps_of([partial(getattr(lib, name), *make()) for _ in range(CALLS)], control)

@@ -1,0 +1,306 @@
+"""Futures and delivery callbacks, and the one thread of a producer that serves them."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+import struct
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, NamedTuple
+
+from kafka_async import _exit, _log, errors
+from kafka_async._native import ffi, lib
+from kafka_async._wait import wait
+from kafka_async.message import DeliveryReport, RecordMetadata, unpack_headers
+
+if TYPE_CHECKING:
+    OnDelivery = Callable[[DeliveryReport], object]
+
+_RESULT = struct.Struct("=qqqdii")  # ka_result
+_BATCH = 256
+_TOKENS = 2**32 - 1
+
+_forks = 0  # how often this process was forked off
+
+
+class Delivery(Future[RecordMetadata]):
+    """The future outcome of one message: a `concurrent.futures.Future` of `RecordMetadata`.
+
+    A message that was not delivered (failed, purged, or dropped by policy) ends it with an exception:
+    `DeliveryError` with its ``report``, or `QueueFull` for one that was never accepted. It is completed on
+    the producer's delivery thread, where functions given to ``add_done_callback`` run too.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._born = _forks
+
+    def cancel(self) -> bool:
+        """Do nothing: a message that was accepted can't be called back.
+
+        Returns
+        -------
+        bool
+            Always False.
+        """
+        return False
+
+    def result(self, timeout: float | None = None) -> RecordMetadata:
+        """Wait for the acknowledgement.
+
+        Releases the GIL while it waits.
+
+        Parameters
+        ----------
+        timeout : float or None, default None
+            Seconds; None waits without limit (the message is bounded by ``message.timeout.ms``).
+
+        Returns
+        -------
+        RecordMetadata
+
+        Raises
+        ------
+        DeliveryError
+            The message failed or was purged; its ``report`` tells all.
+        QueueFull
+            It was dropped by ``on_full`` before it was accepted.
+        TimeoutError
+            The time is over.
+        ForkedError
+            It belongs to the parent process.
+        """
+        self._check_process()
+        return super().result(timeout)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Wait for the outcome and return its exception.
+
+        Parameters
+        ----------
+        timeout : float or None, default None
+            Seconds; None waits without limit.
+
+        Returns
+        -------
+        BaseException or None
+            None: the message was delivered.
+
+        Raises
+        ------
+        TimeoutError, ForkedError
+            As `result`.
+        """
+        self._check_process()
+        return super().exception(timeout)
+
+    def _check_process(self) -> None:
+        if self._born != _forks and not self.done():
+            raise errors.ForkedError("this future belongs to the parent process, which alone learns its outcome")
+
+
+class Waiting(NamedTuple):
+    """A message whose outcome somebody waits for."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    packed_headers: bytes
+    callback: OnDelivery | None
+    delivery: Delivery | None
+
+
+class Dispatcher:
+    """Tells outcomes: completes futures and calls callbacks, in the order of the outcomes.
+
+    It has its own share of the native producer, so a producer that is forgotten leaves no future without
+    an end. Its thread starts with the first message that wants a result.
+
+    Parameters
+    ----------
+    native : ka_producer *
+        The producer.
+    """
+
+    def __init__(self, native: ffi.CData) -> None:
+        self._native = ffi.gc(lib.ka_producer_share(native), lib.ka_producer_unshare)
+        self._waiting: dict[int, Waiting] = {}
+        self._counter = itertools.count()
+        self._starter = threading.Lock()  # who gets it starts the thread; nobody waits for it
+        self._thread: threading.Thread | None = None
+
+    def expect(self, waiting: Waiting) -> int:
+        """Register a message that is about to be sent.
+
+        Parameters
+        ----------
+        waiting : Waiting
+            The message.
+
+        Returns
+        -------
+        int
+            Its token.
+        """
+        if self._thread is None and self._starter.acquire(blocking=False):
+            self._start()
+        token = next(self._counter) % _TOKENS + 1
+        while token in self._waiting:  # after 2**32 messages one may still be there
+            token = next(self._counter) % _TOKENS + 1
+        self._waiting[token] = waiting
+        return token
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._run, name="kafka_async-delivery", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            self._starter.release()
+            raise
+        self._thread = thread
+        _exit.watch(self)
+
+    def forget(self, token: int) -> None:
+        """Undo `expect` for a message that was not accepted.
+
+        Parameters
+        ----------
+        token : int
+            What `expect` returned.
+        """
+        self._waiting.pop(token, None)
+
+    def is_current(self) -> bool:
+        """Tell whether the caller runs inside a callback.
+
+        Returns
+        -------
+        bool
+        """
+        return self._thread is not None and self._thread.ident == threading.get_ident()
+
+    def pending(self) -> int:
+        """Count the messages whose outcome was not told yet.
+
+        Returns
+        -------
+        int
+        """
+        return len(self._waiting)
+
+    def wait(self, timeout: float | None, *, even_closed: bool) -> int:
+        """Wait until every outcome that is there now has been told.
+
+        Parameters
+        ----------
+        timeout : float or None
+            Seconds; None waits without limit.
+        even_closed : bool
+            Go on waiting when the producer closes.
+
+        Returns
+        -------
+        int
+            KA_OK, KA_TIMEOUT or KA_CLOSED.
+        """
+        if self._thread is None:
+            return lib.KA_OK
+        count = lib.ka_producer_announced(self._native)
+        return wait(lambda timeout_us: lib.ka_wait_producer_told(self._native, count, even_closed, timeout_us), timeout)
+
+    def _run(self) -> None:
+        results = ffi.new("ka_result[]", _BATCH)
+        memory = ffi.buffer(results)
+        while True:
+            count = lib.ka_producer_results(self._native, results, _BATCH)
+            if count < 0:
+                break
+            if count == 0:
+                lib.ka_wait_producer_results(self._native, -1)
+            for result in _RESULT.iter_unpack(memory[: count * _RESULT.size]):
+                try:
+                    self._tell(*result)
+                except BaseException:
+                    _log.logger.exception("a delivery callback raised an exception")
+        _exit.forget(self)
+
+    def _tell(self, token: int, offset: int, timestamp_ms: int, latency_s: float, code: int, partition: int) -> None:
+        topic, key, value, packed_headers, callback, delivery = self._waiting.pop(token)
+        error = None if code == 0 else describe(code)
+        report = None
+        if callback is not None or error is not None:
+            report = DeliveryReport(
+                topic,
+                partition if partition >= 0 else None,
+                offset if offset >= 0 else None,
+                key,
+                value,
+                unpack_headers(packed_headers),
+                error,
+                latency_s,
+            )
+        try:
+            if delivery is not None:
+                _complete(
+                    delivery, RecordMetadata(topic, partition, offset if offset >= 0 else None, timestamp_ms), report
+                )
+        finally:
+            if callback is not None and report is not None:
+                callback(report)
+
+    def _begin_exit(self, timeout_s: float) -> None:
+        """Do nothing: its producer closes."""
+
+    def _end_exit(self, timeout_s: float) -> int:
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+        return 0
+
+
+def _complete(delivery: Delivery, metadata: RecordMetadata, report: DeliveryReport | None) -> None:
+    if report is None or report.error is None:
+        delivery.set_result(metadata)
+        return
+    cause = report.error
+    error = errors.DeliveryError(
+        str(cause), code=cause.code, name=cause.name, retriable=cause.retriable, fatal=cause.fatal
+    )
+    error.failed = 1
+    error.report = report
+    delivery.set_exception(error)
+
+
+def describe(code: int) -> errors.KafkaError:
+    """Make an error of librdkafka's code.
+
+    Parameters
+    ----------
+    code : int
+        Of a message's outcome.
+
+    Returns
+    -------
+    KafkaError
+        A new one at each call: exceptions carry the traceback of where they were raised.
+    """
+    text, name, retriable, fatal = _texts(code)
+    return errors.KafkaError(text, code=code, name=name, retriable=retriable, fatal=fatal)
+
+
+@functools.cache
+def _texts(code: int) -> tuple[str, str, bool, bool]:
+    error = ffi.new("ka_error *")
+    lib.ka_error_describe(code, error)
+    known = errors.from_native(errors.KafkaError, error)
+    return str(known), known.name, known.retriable, known.fatal
+
+
+def _after_fork_in_child() -> None:
+    global _forks
+    _forks += 1
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
