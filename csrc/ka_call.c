@@ -61,7 +61,7 @@ static void run_call(kai_job *job)
     if (status == KA_EMPTY)
         return; /* somebody else finishes it */
     if (status == KA_FAILED && error.code == RD_KAFKA_RESP_ERR__TIMED_OUT && left_ns > slice_ns &&
-        (atomic_load(&p->state) == OPEN || c->kind == CALL_CLOSING) &&
+        (atomic_load(&p->state) == OPEN || c->even_closing) &&
         kai_control_submit(&p->control, &c->job) == 0)
         return;
     if (c->kind == CALL_CLOSING) {
@@ -97,18 +97,25 @@ static ka_command *call_submit(ka_producer *p, call *c)
     if (kai_producer_is_foreign(p))
         return kai_command_refuse(&c->base, KA_FORKED);
     pthread_mutex_lock(&p->calls_lock);
-    open = atomic_load(&p->state) == OPEN;
-    if (open || c->kind == CALL_CLOSING) {
+    open = c->even_closing || atomic_load(&p->state) == OPEN;
+    if (open) {
         while (*at)
             at = &(*at)->next;
         *at = c;
         atomic_fetch_add(&p->asked, 1);
     }
     pthread_mutex_unlock(&p->calls_lock);
-    if (!open && c->kind != CALL_CLOSING)
+    if (!open)
         return kai_command_refuse(&c->base, KA_CLOSED);
     kai_wake_notify(&p->worker.wake);
     return &c->base;
+}
+
+/* Nobody waits for it. */
+static void ask_in_background(ka_producer *p, call *c)
+{
+    if (c)
+        ka_command_release(call_submit(p, c));
 }
 
 void kai_calls_close(ka_producer *p)
@@ -177,7 +184,7 @@ static void start_call(ka_producer *p, call *c)
 /* Asked for before the producer began to close, and not started since. */
 static int is_void(ka_producer *p, const call *c)
 {
-    return atomic_load(&p->state) != OPEN && c->kind != CALL_CLOSING;
+    return atomic_load(&p->state) != OPEN && !c->even_closing;
 }
 
 /* Returns whether a purge has ended. */
@@ -190,6 +197,8 @@ static int finish_purge(ka_producer *p)
         return 0;
     kai_serve_events(p);
     p->purging = NULL;
+    if (p->flight_due_ns != KAI_FOREVER)
+        p->flight_due_ns = 0; /* look which is the next */
     finish(c, KA_OK, atomic_load(&p->purged) - c->purged_before, NULL);
     return 1;
 }
@@ -222,6 +231,15 @@ static int run_purge(call *c, int timeout_ms, ka_error *error)
     atomic_store(&c->ran, 1); /* release: partner is finish_purge() */
     kai_wake_notify(&c->p->worker.wake);
     return KA_EMPTY;
+}
+
+void kai_revive(ka_producer *p)
+{
+    call *c = call_new(p, CALL_PURGE, -1, run_purge);
+
+    if (c)
+        c->reviving = c->even_closing = 1;
+    ask_in_background(p, c);
 }
 
 ka_command *ka_producer_purge(ka_producer *p, int in_flight)
@@ -337,13 +355,6 @@ static int run_refresh(call *c, int timeout_ms, ka_error *error)
     return KA_OK;
 }
 
-/* Nobody waits for it. */
-static void ask_in_background(ka_producer *p, call *c)
-{
-    if (c)
-        ka_command_release(call_submit(p, c));
-}
-
 void kai_refresh_partitions(ka_producer *p)
 {
     ask_in_background(p, call_new(p, CALL_REFRESH, (int64_t)SLICE_MS * 1000, run_refresh));
@@ -454,9 +465,11 @@ void kai_abort_for_close(ka_producer *p)
 {
     call *c = call_new(p, CALL_CLOSING, -1, run_transact);
 
-    if (c)
+    if (c) {
+        c->even_closing = 1;
         c->deadline_ns = atomic_load(&p->close_deadline_ns);
-    else
+    } else {
         atomic_store(&p->closing_ended, 1);
+    }
     ask_in_background(p, c);
 }

@@ -72,7 +72,7 @@ void kai_flight_end(ka_producer *p, flight *f)
     }
     atomic_fetch_sub_explicit(&p->held_messages, 1, memory_order_relaxed);
     atomic_fetch_sub_explicit(&p->held_bytes, f->origin.bytes, memory_order_relaxed);
-    f->origin.token = 0;
+    f->origin = (origin){0};
     f->next_free = p->free_flights;
     p->free_flights = f;
 }
@@ -185,6 +185,30 @@ void kai_write_off(ka_producer *p)
     kai_publish(p, &o);
 }
 
+int64_t kai_oldest_flight_ns(const ka_producer *p)
+{
+    int64_t oldest = KAI_FOREVER;
+
+    for (const flight_chunk *chunk = p->chunks; chunk; chunk = chunk->next)
+        for (const flight *f = chunk->flights; f < chunk->flights + KAI_FLIGHTS; f++)
+            if (f->origin.accepted_ns && f->origin.accepted_ns < oldest)
+                oldest = f->origin.accepted_ns;
+    return oldest;
+}
+
+/* Whether a message was taken back to be produced again; one whose time is over has failed. */
+static int is_revived(ka_producer *p, const rd_kafka_message_t *m, flight *f, int64_t now,
+                      kai_report *report)
+{
+    if (!p->purging || !p->purging->reviving || report->code != RD_KAFKA_RESP_ERR__PURGE_QUEUE)
+        return 0;
+    report->code = RD_KAFKA_RESP_ERR__MSG_TIMED_OUT;
+    if (kai_is_over(p, f->origin.accepted_ns, now))
+        return 0;
+    report->code = kai_produce_again(p, m, f);
+    return report->code == RD_KAFKA_RESP_ERR_NO_ERROR;
+}
+
 /* A delivered message needs no more than where it is. */
 static kai_report report_of(const rd_kafka_message_t *m, uint32_t token)
 {
@@ -215,6 +239,8 @@ static void take_reports(ka_producer *p, rd_kafka_event_t *event)
         flight *f = m->_private;
         kai_report report = report_of(m, f->origin.token);
 
+        if (is_revived(p, m, f, now, &report))
+            continue;
         kai_conclude(p, &f->origin, &report, now, &o);
         kai_flight_end(p, f);
     }

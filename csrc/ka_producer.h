@@ -22,6 +22,10 @@
  * decide, a send would have to wait for it. Both sides move `unclaimed` under evict_lock: what lies
  * before it is the worker's or condemned.
  *
+ * message.timeout.ms counts from acceptance, librdkafka's own from produce. So the worker fails what
+ * grew too old in the ring, and with KA_DROP_OLD, where messages may wait there, it takes back what
+ * librdkafka has not sent when one of them is over: that one fails, the others are produced again.
+ *
  * ka_producer.c: open, close. ka_send.c: the callers' way into the ring. ka_outcome.c: flights,
  * outcomes, flush epochs. ka_producer_worker.c: the worker. ka_call.c: what the control thread runs.
  * ka_results.c: outcomes that are told. ka_failure.c: failed messages that are kept.
@@ -74,7 +78,7 @@ typedef struct {
     uint32_t bytes, token;
 } origin;
 
-/* A message within librdkafka. Worker only; recycled through a free list, with a token of 0. */
+/* A message within librdkafka. Worker only; recycled through a free list, all zero. */
 typedef struct flight {
     union {
         struct flight *next_free;
@@ -115,13 +119,15 @@ typedef struct call {
     ka_producer *p; /* outlives the call: the control thread is joined first */
     /* On the control thread. KA_EMPTY: somebody else finishes it. */
     int (*run)(struct call *c, int timeout_ms, ka_error *error);
-    int kind;     /* KA_INIT ... KA_ABORT, or CALL_* */
-    int started;  /* worker only */
-    int slice_ms; /* the longest that run may wait */
+    int kind;         /* KA_INIT ... KA_ABORT, or CALL_* */
+    int started;      /* worker only */
+    int even_closing; /* asked for by the worker, also when no more calls are taken */
+    int slice_ms;     /* the longest that run may wait */
     int64_t asked_ns, deadline_ns;
     int64_t value;
     /* Purge. */
     int in_flight;
+    int reviving;      /* only what is over ends, the rest is produced again */
     uint64_t ring_end; /* what was in the ring */
     int64_t purged_before;
     _Atomic int ran; /* all reports of it are there */
@@ -206,6 +212,7 @@ struct ka_producer {
     flight_chunk *chunks;
     call *purging;         /* the one purge that is started */
     int64_t record_due_ns; /* when the record that waits in the ring has its time over */
+    int64_t flight_due_ns; /* when a message that had waited in the ring has */
     int64_t refresh_at_ns;
     int64_t purged_at_ns; /* 0: closing has not purged yet */
     int64_t purged_before;
@@ -228,6 +235,18 @@ static inline int64_t room_bytes(uint64_t room)
 static inline int kai_producer_is_foreign(const ka_producer *p)
 {
     return p->process != atomic_load_explicit(&kai_process, memory_order_relaxed);
+}
+
+/* A time and a span, either of which may be KAI_FOREVER. */
+static inline int64_t kai_later(int64_t time_ns, int64_t span_ns)
+{
+    return span_ns > KAI_FOREVER - time_ns ? KAI_FOREVER : time_ns + span_ns;
+}
+
+/* Whether a message has waited for its outcome as long as message.timeout.ms allows. */
+static inline int kai_is_over(const ka_producer *p, int64_t accepted_ns, int64_t now)
+{
+    return now - accepted_ns >= p->message_timeout_ns;
 }
 
 /* Whether everything that was admitted is with librdkafka. Worker, and only when no outcome
@@ -276,6 +295,8 @@ void kai_publish(ka_producer *p, const outcomes *o);
 int kai_serve_events(ka_producer *p);
 /* Count as purged what librdkafka did not give back. */
 void kai_write_off(ka_producer *p);
+/* When the oldest message within librdkafka was accepted; KAI_FOREVER: there is none. */
+int64_t kai_oldest_flight_ns(const ka_producer *p);
 
 /* ka_call.c */
 
@@ -287,12 +308,16 @@ void kai_calls_close(ka_producer *p);
 void kai_calls_end(ka_producer *p);
 /* In the background: abort the open transaction, since the producer closes. */
 void kai_abort_for_close(ka_producer *p);
+/* In the background: take back what librdkafka has not sent, to end what is over. */
+void kai_revive(ka_producer *p);
 /* In the background: count the partitions of all topics. */
 void kai_refresh_partitions(ka_producer *p);
 
 /* ka_producer_worker.c */
 
 int64_t kai_producer_step(void *self);
+/* Give a message that librdkafka gave back to it once more. */
+rd_kafka_resp_err_t kai_produce_again(ka_producer *p, const rd_kafka_message_t *m, flight *f);
 void kai_producer_end(void *self);
 
 #endif

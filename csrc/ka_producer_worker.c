@@ -11,7 +11,9 @@ enum {
     FLUSH_SLICE_MS = 100,
 };
 
-static const int64_t PURGE_GRACE_NS = 500000000; /* for librdkafka to report what it purged */
+static const int64_t LATE_NS = 500000000;           /* in the ring: no longer negligible */
+static const int64_t TIMEOUT_GRACE_NS = 1000000000; /* librdkafka looks once a second */
+static const int64_t PURGE_GRACE_NS = 500000000;    /* for librdkafka to report what it purged */
 
 static topic *find_topic(ka_producer *p, int32_t number)
 {
@@ -25,6 +27,21 @@ static topic *find_topic(ka_producer *p, int32_t number)
     p->last_topic = t;
     p->last_topic_number = number;
     return t;
+}
+
+/* Headers, if there are any, come last; they are librdkafka's then. */
+static rd_kafka_resp_err_t produce_parts(ka_producer *p, const rd_kafka_vu_t *parts, size_t count)
+{
+    rd_kafka_error_t *error = rd_kafka_produceva(p->rk, parts, count);
+    rd_kafka_resp_err_t code;
+
+    if (!error)
+        return RD_KAFKA_RESP_ERR_NO_ERROR;
+    code = rd_kafka_error_code(error);
+    rd_kafka_error_destroy(error);
+    if (parts[count - 1].vtype == RD_KAFKA_VTYPE_HEADERS) /* ours again */
+        rd_kafka_headers_destroy(parts[count - 1].u.headers);
+    return code;
 }
 
 /* Give a record to librdkafka, which copies it. wall_ns is the wall clock minus the monotonic
@@ -50,17 +67,8 @@ static rd_kafka_resp_err_t produce(ka_producer *p, const record *r, const topic 
         {.vtype = RD_KAFKA_VTYPE_MSGFLAGS, .u.i = RD_KAFKA_MSG_F_COPY},
         {.vtype = RD_KAFKA_VTYPE_HEADERS, .u.headers = headers},
     };
-    size_t count = sizeof parts / sizeof *parts - (headers ? 0 : 1);
-    rd_kafka_error_t *error = rd_kafka_produceva(p->rk, parts, count);
-    rd_kafka_resp_err_t code = RD_KAFKA_RESP_ERR_NO_ERROR;
 
-    if (error) {
-        code = rd_kafka_error_code(error);
-        rd_kafka_error_destroy(error);
-        if (headers) /* ours again */
-            rd_kafka_headers_destroy(headers);
-    }
-    return code;
+    return produce_parts(p, parts, sizeof parts / sizeof *parts - (headers ? 0 : 1));
 }
 
 /* A record that librdkafka never had. */
@@ -84,6 +92,25 @@ static void conclude_record(ka_producer *p, const record *r, const origin *from,
     atomic_fetch_add_explicit(&p->spoiled, 1, memory_order_relaxed);
 }
 
+rd_kafka_resp_err_t kai_produce_again(ka_producer *p, const rd_kafka_message_t *m, flight *f)
+{
+    rd_kafka_timestamp_type_t type;
+    rd_kafka_headers_t *headers = kai_headers_of(m);
+    rd_kafka_vu_t parts[] = {
+        {.vtype = RD_KAFKA_VTYPE_RKT, .u.rkt = m->rkt},
+        {.vtype = RD_KAFKA_VTYPE_PARTITION, .u.i32 = m->partition},
+        {.vtype = RD_KAFKA_VTYPE_VALUE, .u.mem = {.ptr = m->payload, .size = m->len}},
+        {.vtype = RD_KAFKA_VTYPE_KEY, .u.mem = {.ptr = m->key, .size = m->key_len}},
+        {.vtype = RD_KAFKA_VTYPE_TIMESTAMP, .u.i64 = rd_kafka_message_timestamp(m, &type)},
+        {.vtype = RD_KAFKA_VTYPE_OPAQUE, .u.ptr = f},
+        {.vtype = RD_KAFKA_VTYPE_MSGFLAGS, .u.i = RD_KAFKA_MSG_F_COPY},
+        {.vtype = RD_KAFKA_VTYPE_HEADERS,
+         .u.headers = headers ? rd_kafka_headers_copy(headers) : NULL},
+    };
+
+    return produce_parts(p, parts, sizeof parts / sizeof *parts - (headers ? 0 : 1));
+}
+
 static int64_t wall_minus_monotonic_ns(int64_t now)
 {
     struct timespec wall;
@@ -92,16 +119,13 @@ static int64_t wall_minus_monotonic_ns(int64_t now)
     return (int64_t)wall.tv_sec * 1000000000 + wall.tv_nsec - now;
 }
 
-/* With KA_DROP_OLD: librdkafka has its share, and at least one message. */
+/* With KA_DROP_OLD: librdkafka has its share, and at least one message; or it gives some back, which
+ * come first. */
 static int share_is_full(const ka_producer *p)
 {
     return p->on_full == KA_DROP_OLD &&
-           (p->held_messages >= p->share_messages || p->held_bytes >= p->share_bytes);
-}
-
-static int is_over(const ka_producer *p, const record *r, int64_t now)
-{
-    return now - r->accepted_ns >= p->message_timeout_ns;
+           (p->held_messages >= p->share_messages || p->held_bytes >= p->share_bytes ||
+            (p->purging && p->purging->reviving));
 }
 
 /* The ring's next record, which is the worker's from then on; *end moves behind it. NULL: none, or it
@@ -119,7 +143,8 @@ static const record *claim(ka_producer *p, uint64_t *end, int *evicted, int64_t 
     p->record_due_ns = KAI_FOREVER;
     if (r && *evicted) {
         p->condemned -= next - *end;
-    } else if (r && share_is_full(p) && next > p->discard_end && !is_over(p, r, now)) {
+    } else if (r && share_is_full(p) && next > p->discard_end &&
+               !kai_is_over(p, r->accepted_ns, now)) {
         if (p->message_timeout_ns != KAI_FOREVER)
             p->record_due_ns = r->accepted_ns + p->message_timeout_ns;
         r = NULL;
@@ -131,6 +156,32 @@ static const record *claim(ka_producer *p, uint64_t *end, int *evicted, int64_t 
     if (r)
         *end = next;
     return r;
+}
+
+/* A message whose own time within librdkafka ends later than message.timeout.ms allows. */
+static void watch_flight(ka_producer *p, int64_t accepted_ns)
+{
+    int64_t due = kai_later(accepted_ns, kai_later(p->message_timeout_ns, TIMEOUT_GRACE_NS));
+
+    if (due < p->flight_due_ns)
+        p->flight_due_ns = due;
+}
+
+/* Returns the time of the next look. */
+static int64_t serve_timeouts(ka_producer *p)
+{
+    int64_t now;
+
+    if (p->flight_due_ns == KAI_FOREVER || (now = kai_now_ns()) < p->flight_due_ns)
+        return p->flight_due_ns;
+    p->flight_due_ns = KAI_FOREVER;
+    watch_flight(p, kai_oldest_flight_ns(p));
+    if (now >= p->flight_due_ns) {
+        if (!p->purging)
+            kai_revive(p);
+        p->flight_due_ns = now + TIMEOUT_GRACE_NS; /* or when the purge has ended */
+    }
+    return p->flight_due_ns;
 }
 
 typedef struct {
@@ -153,12 +204,14 @@ static void drain_record(ka_producer *p, const record *r, uint64_t end, int evic
         kai_tell_evicted(p, &from);
         return;
     }
-    if (end <= p->discard_end || is_over(p, r, t->now)) {
+    if (end <= p->discard_end || kai_is_over(p, r->accepted_ns, t->now)) {
         code = end <= p->discard_end ? RD_KAFKA_RESP_ERR__PURGE_QUEUE
                                      : RD_KAFKA_RESP_ERR__MSG_TIMED_OUT;
         conclude_record(p, r, &from, code, t->now, &t->o);
         return;
     }
+    if (t->now - r->accepted_ns > LATE_NS)
+        watch_flight(p, r->accepted_ns);
     to = find_topic(p, r->topic);
     f = kai_flight_begin(p, &from);
     code = to->rkt ? produce(p, r, to, f, t->wall_ns) : RD_KAFKA_RESP_ERR__INVALID_ARG;
@@ -330,13 +383,13 @@ int64_t kai_producer_step(void *self)
     ka_producer *p = self;
     int drained = drain_ring(p), served = kai_serve_events(p);
     int called = kai_serve_calls(p), flushed = serve_flushes(p);
+    int64_t next = earlier(p->record_due_ns, serve_timeouts(p));
 
     if (drained || served || called || flushed)
         return KAI_STEP_AGAIN;
     if (atomic_load(&p->state) == CLOSING)
-        return serve_close(p);
-    return p->refresh_ns == KAI_FOREVER ? p->record_due_ns
-                                        : earlier(p->record_due_ns, serve_refresh(p));
+        return earlier(next, serve_close(p));
+    return p->refresh_ns == KAI_FOREVER ? next : earlier(next, serve_refresh(p));
 }
 
 /* The worker's last act. Destroying a client joins its threads, which may sit in name resolution;
