@@ -192,18 +192,20 @@ int ka_producer_send_record(ka_producer *p, int32_t topic, int32_t partition, in
 
 /* Many messages for one topic, as columns. Of each, value, key and headers follow one another in
  * data; a length of -1: no such part. Columns that are NULL: keys and headers none, any partition,
- * the time of the call. */
+ * the time of the call. The rest is written by ka_producer_send_batch(), zero at first. */
 typedef struct {
     int64_t count;
     const char *data;
     const int64_t *value_len, *key_len, *headers_len, *partition, *timestamp_ms;
+    int32_t *status; /* of each item that was dealt with, as ka_producer_send_record() returns it */
+    int64_t next;    /* how many were dealt with */
+    int64_t at;      /* and how far in data */
+    int64_t accepted, dropped;
 } ka_batch;
 
-/* Accept a batch from item *next on, where data is *at bytes ahead; both are moved past what was dealt
- * with. status[i] tells what became of item i, as ka_producer_send_record() would. Stops before an
- * item that finds KA_FULL, KA_CLOSED, KA_BARRED, KA_FORKED, and returns that; KA_OK at the end. */
-int ka_producer_send_batch(ka_producer *p, int32_t topic, const ka_batch *batch, int64_t *next,
-                           int64_t *at, int32_t *status);
+/* Accept a batch from item next on. Stops before an item that finds KA_FULL, KA_CLOSED, KA_BARRED,
+ * KA_FORKED, and returns that; KA_OK at the end. */
+int ka_producer_send_batch(ka_producer *p, int32_t topic, ka_batch *batch);
 
 /* Wait until a message of so many bytes could be accepted (result: one with a token). KA_TIMEOUT,
  * KA_INTERRUPTED, KA_CLOSED, KA_BARRED, KA_FORKED. */

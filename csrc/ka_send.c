@@ -206,28 +206,36 @@ static const char *part(const ka_batch *batch, const int64_t *lengths, int64_t i
     return data;
 }
 
-int ka_producer_send_batch(ka_producer *p, int32_t topic_number, const ka_batch *batch,
-                           int64_t *next, int64_t *at, int32_t *status)
+/* Deal with one item, unless what it meets is the same for all that follow. */
+static int accept_item(ka_producer *p, int32_t topic_number, ka_batch *batch, int64_t now)
+{
+    int64_t i = batch->next, end = batch->at;
+    message m = {.topic = topic_number,
+                 .partition = (int32_t)column(batch->partition, i, KA_PARTITION_ANY),
+                 .timestamp_ms = column(batch->timestamp_ms, i, -1)};
+    int status;
+
+    m.value = part(batch, batch->value_len, i, &end, &m.value_len);
+    m.key = part(batch, batch->key_len, i, &end, &m.key_len);
+    m.headers = part(batch, batch->headers_len, i, &end, &m.headers_len);
+    status = accept_message(p, &m, now);
+    if (status == KA_FULL || status == KA_CLOSED || status == KA_BARRED)
+        return status;
+    batch->status[i] = status;
+    batch->accepted += status == KA_OK;
+    batch->dropped += status == KA_DROPPED;
+    batch->at = end;
+    batch->next++;
+    return KA_OK;
+}
+
+int ka_producer_send_batch(ka_producer *p, int32_t topic_number, ka_batch *batch)
 {
     int64_t now = kai_now_ns();
     int result = kai_producer_is_foreign(p) ? KA_FORKED : KA_OK;
 
-    for (; result == KA_OK && *next < batch->count; ++*next) {
-        int64_t i = *next, end = *at;
-        message m = {.topic = topic_number,
-                     .partition = (int32_t)column(batch->partition, i, KA_PARTITION_ANY),
-                     .timestamp_ms = column(batch->timestamp_ms, i, -1)};
-
-        m.value = part(batch, batch->value_len, i, &end, &m.value_len);
-        m.key = part(batch, batch->key_len, i, &end, &m.key_len);
-        m.headers = part(batch, batch->headers_len, i, &end, &m.headers_len);
-        status[i] = accept_message(p, &m, now);
-        if (status[i] == KA_FULL || status[i] == KA_CLOSED || status[i] == KA_BARRED) {
-            result = status[i];
-            break;
-        }
-        *at = end;
-    }
+    while (result == KA_OK && batch->next < batch->count)
+        result = accept_item(p, topic_number, batch, now);
     kai_wake_notify(&p->worker.wake);
     kai_hist_add(&p->send_latency, kai_now_ns() - now);
     return result;

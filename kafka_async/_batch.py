@@ -37,7 +37,7 @@ class Batch:
     def __init__(
         self,
         items: Sequence[Payload | Record],
-        partition: Callable[[bytes | memoryview | None, bytes | memoryview | None], int] | None,
+        partition: Callable[[Payload, Payload], int] | None,
     ) -> None:
         self.count = len(items)
         self._columns: dict[str, array[int]] = {}
@@ -51,13 +51,12 @@ class Batch:
         self._native.data = ffi.from_buffer(data)
         for name, column in self._columns.items():
             setattr(self._native, name, ffi.cast("int64_t *", column.buffer_info()[0]))
-        self._next = ffi.new("int64_t[2]")  # item, byte
-        self._status = ffi.new("int32_t[]", max(1, self.count))
+        self._status = self._native.status = ffi.new("int32_t[]", self.count or 1)
 
     def _gather(
         self,
         items: Sequence[Payload | Record],
-        choose: Callable[[bytes | memoryview | None, bytes | memoryview | None], int] | None,
+        choose: Callable[[Payload, Payload], int] | None,
     ) -> bytes:
         parts: list[bytes | memoryview] = []
         columns = {name: array("q") for name in ("value_len", "key_len", "headers_len", "partition", "timestamp_ms")}
@@ -69,7 +68,7 @@ class Batch:
                 partition = _optional("partition", record.partition, 2**31 - 1)
                 timestamp_ms = _optional("timestamp_ms", record.timestamp_ms, 2**63 - 1, least=1)
                 if choose is not None and partition == _NONE:
-                    partition = choose(key, value)
+                    partition = choose(record.key, record.value)
             except (TypeError, ValueError) as error:
                 raise type(error)(f"item {index}: {error}") from None
             for name, part in (("value_len", value), ("key_len", key), ("headers_len", headers)):
@@ -99,13 +98,13 @@ class Batch:
         status = lib.KA_OK
         while status == lib.KA_OK and self.next_item < self.count:
             self._native.count = min(self.count, self.next_item + _CALL)
-            status = lib.ka_producer_send_batch(native, topic, self._native, self._next, self._next + 1, self._status)
+            status = lib.ka_producer_send_batch(native, topic, self._native)
         return status
 
     @property
     def next_item(self) -> int:
         """The index of the first item that was not dealt with."""
-        return int(self._next[0])
+        return int(self._native.next)
 
     def sizes(self, index: int) -> tuple[int, int, int]:
         """Tell an item's sizes.
@@ -124,14 +123,10 @@ class Batch:
         value, key, headers = (max(0, column[index]) if column else 0 for column in columns)
         return value, key, headers
 
+    @property
     def accepted(self) -> int:
-        """Count the items that were accepted.
-
-        Returns
-        -------
-        int
-        """
-        return self._statuses().count(lib.KA_OK)
+        """How many items were accepted."""
+        return int(self._native.accepted)
 
     def refused(self) -> list[tuple[int, int]]:
         """List the items that can never be accepted.
@@ -141,10 +136,10 @@ class Batch:
         list of (int, int)
             Index and status.
         """
-        return [(index, status) for index, status in enumerate(self._statuses()) if status < 0]
-
-    def _statuses(self) -> list[int]:
-        return memoryview(ffi.buffer(self._status)).cast("i")[: self.next_item].tolist()
+        if self.next_item == self.accepted + self._native.dropped:
+            return []
+        statuses = memoryview(ffi.buffer(self._status)).cast("i")[: self.next_item].tolist()
+        return [(index, status) for index, status in enumerate(statuses) if status < 0]
 
 
 def _optional(name: str, number: int | None, most: int, *, least: int = 0) -> int:

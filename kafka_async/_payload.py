@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 from kafka_async._native import ffi
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer
-
     from kafka_async.message import Payload
 
 
@@ -68,39 +66,51 @@ def size(data: bytes | memoryview | None) -> int:
     return data.nbytes if isinstance(data, memoryview) else len(data)
 
 
-def native(data: bytes | memoryview | None) -> ffi.CData | bytes:
-    """Turn what `view` returned into an argument of a native call.
+def cross(name: str, data: Payload) -> tuple[ffi.CData | bytes, int]:
+    """Turn a payload into arguments of a native call.
 
     Parameters
     ----------
-    data : bytes, memoryview or None
-        None becomes NULL.
+    name : str
+        What to call it in an error.
+    data : bytes, str, buffer or None
+        The payload.
 
     Returns
     -------
-    CData or bytes
-        Points to the same memory.
+    tuple
+        Where its bytes are, not copied, and how many; NULL and 0 for None.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `view`.
     """
-    if data is None:
-        return ffi.NULL
-    if isinstance(data, memoryview):
-        return ffi.from_buffer(data) if data.nbytes else b""
-    return data
+    if isinstance(data, bytes):
+        return data, len(data)
+    seen = view(name, data)
+    if seen is None:
+        return ffi.NULL, 0
+    if isinstance(seen, bytes):
+        return seen, len(seen)
+    return (ffi.from_buffer(seen), seen.nbytes) if seen.nbytes else (b"", 0)
 
 
-def kept(data: Buffer | None) -> bytes | None:
+def kept(data: Payload) -> bytes | None:
     """Keep a payload for a report: bytes as they are, anything that may change as a copy.
 
     Parameters
     ----------
-    data : bytes, memoryview or None
-        What `view` returned.
+    data : bytes, str, buffer or None
+        What `cross` took.
 
     Returns
     -------
     bytes or None
     """
-    return None if data is None else bytes(data)
+    if data is None or isinstance(data, bytes):
+        return data
+    return data.encode() if isinstance(data, str) else bytes(data)
 
 
 def integer(name: str, number: int, most: int, *, least: int = 0) -> int:

@@ -6,7 +6,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
@@ -34,7 +33,9 @@ if TYPE_CHECKING:
     from kafka_async.consumer import Consumer
     from kafka_async.message import Headers, Payload
 
-    Partitioner = Callable[[str, "bytes | memoryview | None", "bytes | memoryview | None", int], int]
+    Partitioner = Callable[[str, Payload, Payload, int], int]
+    # Of ka_producer_send_record(), all but the token.
+    _Record = tuple[ffi.CData, int, int, int, ffi.CData | bytes, int, ffi.CData | bytes, int, bytes, int]
 
     class SendOptions(TypedDict, total=False):
         """The keyword arguments of `Producer.send`."""
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 
 
 _send = lib.ka_producer_send
+_send_record = lib.ka_producer_send_record
 _KEPT_FAILURES = 1000  # the core's own bound
 _NO_TOPIC = -1
 _PURGE_LIMIT_S = 1.0
@@ -96,8 +98,8 @@ class Producer:
         Seconds to wait for room, then `QueueFull`. By default ``message.timeout.ms``.
     partitioner : callable, optional
         ``partitioner(topic, key, value, partition_count) -> int`` chooses the partition of each message that
-        names none. It is called by ``send``, in its thread, before the message is queued; key and
-        value are bytes, a memoryview, or None. By default librdkafka's ``partitioner`` property decides.
+        names none. It is called by ``send``, in its thread, before the message is queued, with key and
+        value as they were given. By default librdkafka's ``partitioner`` property decides.
     log : bool, default True
         librdkafka's log lines go to the logger ``kafka_async``.
 
@@ -285,64 +287,83 @@ class Producer:
         headers: Headers | None = None,
         on_delivery: OnDelivery | None = None,
     ) -> None:
-        number = self._number(topic)
-        value_seen, key_seen = _payload.view("value", value), _payload.view("key", key)
-        value_len, key_len = _payload.size(value_seen), _payload.size(key_seen)
+        number = self._default_topic if topic is None else self._topic_number(topic)
+        if number == _NO_TOPIC:
+            raise _no_topic()
+        # bytes, the common case, need no call.
+        value_at, value_len = (value, len(value)) if value.__class__ is bytes else _payload.cross("value", value)
+        key_at, key_len = (ffi.NULL, 0) if key is None else _payload.cross("key", key)
         packed = pack_headers(headers) if headers else b""
         if partition is not None:
             partition = _payload.integer("partition", partition, 2**31 - 1)
         elif self._partitioner is not None:
-            partition = self._choose(topic or self._topic, number, key_seen, value_seen)
-        if on_delivery is not None and not callable(on_delivery):
-            raise TypeError(f"on_delivery must be callable, not {type(on_delivery).__name__}")
-        native_timestamp = (
-            -1 if timestamp_ms is None else _payload.integer("timestamp_ms", timestamp_ms, 2**63 - 1, least=1)
-        )
-        token = 0
-        if delivery is not None or on_delivery is not None:
-            name = topic or self._topic or ""
-            token = self._dispatcher.expect(
-                Waiting(name, _payload.kept(key_seen), _payload.kept(value_seen), packed, on_delivery, delivery)
-            )
-        attempt = partial(
-            lib.ka_producer_send_record,
+            partition = self._choose(topic or self._topic, number, key, value)
+        if timestamp_ms is not None:
+            timestamp_ms = _payload.integer("timestamp_ms", timestamp_ms, 2**63 - 1, least=1)
+        record = (
             self._native,
             number,
-            lib.KA_PARTITION_ANY if partition is None else partition,
-            native_timestamp,
-            _payload.native(value_seen),
+            -1 if partition is None else partition,  # KA_PARTITION_ANY
+            -1 if timestamp_ms is None else timestamp_ms,
+            value_at,
             value_len,
-            _payload.native(key_seen),
+            key_at,
             key_len,
             packed,
             len(packed),
-            token,
+        )
+        if delivery is None and on_delivery is None:
+            status = _send_record(*record, 0)
+            if status != lib.KA_OK:
+                status = self._retry(status, record, 0)
+        else:
+            status = self._send_expecting(record, topic or self._topic or "", key, value, on_delivery, delivery)
+        if status < 0:
+            raise self._refusal(status, (value_len, key_len, len(packed)))
+
+    def _send_expecting(
+        self,
+        record: _Record,
+        topic: str,
+        key: Payload,
+        value: Payload,
+        on_delivery: OnDelivery | None,
+        delivery: Delivery | None,
+    ) -> int:
+        """Send a message whose outcome somebody waits for."""
+        if on_delivery is not None and not callable(on_delivery):
+            raise TypeError(f"on_delivery must be callable, not {type(on_delivery).__name__}")
+        packed = record[8]
+        token = self._dispatcher.expect(
+            Waiting(topic, _payload.kept(key), _payload.kept(value), packed, on_delivery, delivery)
         )
         status = lib.KA_FULL
         try:
-            status = attempt()
-            if status == lib.KA_FULL and self._may_block():
-                status = self._send_blocking(attempt, value_len + key_len + len(packed), token != 0)
+            status = _send_record(*record, token)
+            if status != lib.KA_OK:
+                status = self._retry(status, record, token)
         finally:
-            if token and status != lib.KA_OK:
+            if status != lib.KA_OK:
                 self._dispatcher.forget(token)
-        if status < 0:
-            raise self._refusal(status, (value_len, key_len, len(packed)))
         if status == lib.KA_DROPPED and delivery is not None:
-            delivery.set_exception(self._refusal(lib.KA_FULL, (value_len, key_len, len(packed))))
+            delivery.set_exception(self._refusal(lib.KA_FULL, (record[5], record[7], len(packed))))
+        return status
+
+    def _retry(self, status: int, record: _Record, token: int) -> int:
+        """Wait for room, if that is what the message needs and the policy says."""
+        if status != lib.KA_FULL or not self._may_block():
+            return status
+        deadline = None if self._block_timeout is None else time.monotonic() + self._block_timeout
+        size = record[5] + record[7] + record[9]
+        while status == lib.KA_FULL:  # another thread may take the room that was waited for
+            status = self._wait_room(size, token != 0, deadline)
+            if status != lib.KA_OK:
+                return status
+            status = _send_record(*record, token)
+        return status
 
     def _may_block(self) -> bool:
         return self._on_full == "block" and not self._dispatcher.is_current()
-
-    def _send_blocking(self, attempt: Callable[[], int], size: int, result: bool) -> int:
-        deadline = None if self._block_timeout is None else time.monotonic() + self._block_timeout
-        status = lib.KA_FULL
-        while status == lib.KA_FULL:  # another thread may take the room that was waited for
-            status = self._wait_room(size, result, deadline)
-            if status != lib.KA_OK:
-                return status
-            status = attempt()
-        return status
 
     def _wait_room(self, size: int, result: bool, deadline: float | None) -> int:
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
@@ -381,7 +402,9 @@ class Producer:
         TransactionError, ClosedError, ForkedError
             As `send`; ``accepted`` tells how many were accepted before.
         """
-        number = self._number(topic)
+        number = self._default_topic if topic is None else self._topic_number(topic)
+        if number == _NO_TOPIC:
+            raise _no_topic()
         if isinstance(values_or_records, (str, bytes, bytearray, memoryview, Record)):
             raise TypeError(
                 f"send_many takes an iterable of values or records, not one {type(values_or_records).__name__}"
@@ -406,7 +429,7 @@ class Producer:
         refused = batch.refused()
         if status != lib.KA_OK or refused:
             raise self._batch_error(batch, status if status != lib.KA_OK else refused[0][1])
-        return batch.accepted()
+        return batch.accepted
 
     def _batch_error(self, batch: Batch, status: int) -> Exception:
         refused: list[tuple[int, errors.KafkaError]] = []
@@ -421,7 +444,7 @@ class Producer:
                 refused += [(index, error) for index in range(batch.next_item, batch.count)]
             error.errors = refused
         if isinstance(error, (errors.QueueFull, errors.MessageTooLarge, errors.ClosedError, errors.TransactionError)):
-            error.accepted = batch.accepted()
+            error.accepted = batch.accepted
         return error
 
     def partitions(self, topic: str, timeout: float | None = 5.0) -> int:
@@ -512,9 +535,7 @@ class Producer:
             raise _state_error(status)
         return count
 
-    def _choose(
-        self, topic: str | None, number: int, key: bytes | memoryview | None, value: bytes | memoryview | None
-    ) -> int:
+    def _choose(self, topic: str | None, number: int, key: Payload, value: Payload) -> int:
         """Let the application's partitioner choose."""
         assert self._partitioner is not None
         assert topic is not None
@@ -954,12 +975,6 @@ class Producer:
             _log.logger.error("the producer stopped because of an exception, and: %s", trouble)
             _exit.lose(getattr(trouble, "failed", 0) + getattr(trouble, "outstanding", 0))
 
-    def _number(self, topic: str | None) -> int:
-        number = self._default_topic if topic is None else self._topic_number(topic)
-        if number == _NO_TOPIC:
-            raise ValueError("no topic: give one to send() or to Producer()")
-        return number
-
     def _topic_number(self, topic: str) -> int:
         number = self._topics.get(topic)
         if number is None:
@@ -1068,6 +1083,10 @@ def _check_range(name: str, number: int, most: int) -> None:
         raise TypeError(f"{name} must be int, not {type(number).__name__}")
     if not 1 <= number <= most:
         raise ValueError(f"{name} must be from 1 to {most}, not {number}")
+
+
+def _no_topic() -> ValueError:
+    return ValueError("no topic: give one to send() or to Producer()")
 
 
 def _progress(item: TopicPartition) -> TopicPartition:

@@ -90,8 +90,9 @@ class Objects:
         self.cluster = cluster
         self.producer_options = ffi.new("ka_producer_options *", {"queue_messages": 10, "queue_bytes": 1000})
         self.value, self.value_len = ffi.new("char[]", b"v"), ffi.new("int64_t *", 1)
-        self.batch = ffi.new("ka_batch *", {"count": 1, "data": self.value, "value_len": self.value_len})
-        self.status = ffi.new("int32_t *")
+        self.status = ffi.new("int32_t[]", 1)
+        batch = {"count": 1, "data": self.value, "value_len": self.value_len, "status": self.status}
+        self.batch = ffi.new("ka_batch *", batch)
         self.results = ffi.new("ka_result[]", 10)
         self.stopped = self.spare_producer()  # refuses commands at once
         lib.ka_producer_close(self.stopped, 0)
@@ -121,14 +122,7 @@ class Objects:
             "ka_producer_topic": lambda: (p, b"t"),
             "ka_producer_send": lambda: (p, b"v", 1),
             "ka_producer_send_record": lambda: (p, 0, -1, -1, b"v", 1, b"k", 1, b"", 0, 0),
-            "ka_producer_send_batch": lambda: (
-                p,
-                0,
-                self.batch,
-                ffi.new("int64_t *"),
-                ffi.new("int64_t *"),
-                self.status,
-            ),
+            "ka_producer_send_batch": lambda: (p, 0, self.batch),
             "ka_producer_share": lambda: (p,),
             "ka_producer_unshare": lambda: (lib.ka_producer_share(p),),
             "ka_producer_results": lambda: (p, self.results, 10),
@@ -269,6 +263,7 @@ def test_facade_crosses_by_leaves_alone(objects: Objects, monkeypatch: pytest.Mo
     for module in (kafka_async.producer, kafka_async.consumer, kafka_async._block):
         monkeypatch.setattr(module, "lib", recorder)
     monkeypatch.setattr(kafka_async.producer, "_send", recorder.ka_producer_send)
+    monkeypatch.setattr(kafka_async.producer, "_send_record", recorder.ka_producer_send_record)
     producer.send(b"value")
     producer.send("v", "k", topic="t", partition=0, timestamp_ms=1, headers={"a": "b"})
     producer.metrics()
