@@ -403,9 +403,30 @@ int64_t ka_lost_messages(void);
 
 typedef struct ka_mock ka_mock;
 
-/* Start librdkafka's in-process mock cluster. Owned: ka_wait_mock_close(). */
+/* Start librdkafka's in-process mock cluster. Owned: ka_wait_mock_close(), after every other call
+ * on it has returned. Brokers have the ids 1 to brokers. */
 ka_mock *ka_wait_mock_open(int32_t brokers, ka_error *err);
 /* host:port,host:port; lives as long as the cluster. */
 const char *ka_mock_bootstrap_servers(const ka_mock *mock);
+/* KA_FAILED, KA_FORKED. */
 int ka_wait_mock_create_topic(ka_mock *mock, const char *name, int32_t partitions, ka_error *err);
+
+/* Describe entry index of librdkafka's table of errors. KA_EMPTY: past its end. KA_INVALID: the
+ * table has a hole there. */
+int ka_mock_error(int64_t index, ka_error *err);
+
+/* Answer the next requests of an API (Kafka's ApiKey), whichever broker they reach, with these codes in
+ * order, after those given before. 0: as if nothing was wrong. RD_KAFKA_RESP_ERR__TRANSPORT (-195):
+ * close the connection. All of them are added at once; errors is copied. An API without error
+ * injection ignores it. KA_INVALID: a number is out of range. KA_FORKED. */
+int ka_mock_fail(ka_mock *mock, int32_t api, const int32_t *errors, int64_t count);
+
+/* Close a broker's connections and refuse new ones (up 0), or accept them again (up 1). Leaders stay who
+ * they are. KA_INVALID: no such broker. KA_FORKED. */
+int ka_wait_mock_broker(ka_mock *mock, int32_t broker, int up);
+
+/* Delay a broker's responses, those included that wait to be sent. KA_INVALID: no such broker, or a
+ * negative time. KA_FORKED. */
+int ka_wait_mock_round_trip(ka_mock *mock, int32_t broker, int32_t round_trip_ms);
+
 void ka_wait_mock_close(ka_mock *mock);

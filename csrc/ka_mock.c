@@ -1,5 +1,8 @@
 /* librdkafka's in-process mock cluster: real sockets on the loopback, its brokers on a thread of
- * librdkafka. */
+ * librdkafka.
+ *
+ * Calls on the cluster are handed to that thread and wait for its answer, so they are ka_wait_*. Injected
+ * errors are not: they go onto a list under a mutex that is only ever held to touch that list. */
 #include <stdlib.h>
 
 #include "ka_conf.h"
@@ -13,6 +16,17 @@ struct ka_mock {
     rd_kafka_mock_cluster_t *cluster;
     uint32_t process;
 };
+
+static int is_forked(const ka_mock *mock)
+{
+    return mock->process != atomic_load(&kai_process);
+}
+
+/* Of a command for one broker; the only thing that can be wrong is its id. */
+static int broker_status(rd_kafka_resp_err_t code)
+{
+    return code ? KA_INVALID : KA_OK;
+}
 
 ka_mock *ka_wait_mock_open(int32_t brokers, ka_error *err)
 {
@@ -50,14 +64,66 @@ const char *ka_mock_bootstrap_servers(const ka_mock *mock)
 
 int ka_wait_mock_create_topic(ka_mock *mock, const char *name, int32_t partitions, ka_error *err)
 {
-    rd_kafka_resp_err_t code = rd_kafka_mock_topic_create(mock->cluster, name, partitions, 1);
+    rd_kafka_resp_err_t code;
 
+    if (is_forked(mock))
+        return KA_FORKED;
+    code = rd_kafka_mock_topic_create(mock->cluster, name, partitions, 1);
     return code ? kai_err_set(err, code, NULL) : KA_OK;
+}
+
+int ka_mock_error(int64_t index, ka_error *err)
+{
+    const struct rd_kafka_err_desc *table;
+    size_t count;
+
+    rd_kafka_get_err_descs(&table, &count);
+    if (index < 0 || (size_t)index >= count)
+        return KA_EMPTY;
+    if (!table[index].desc)
+        return KA_INVALID;
+    kai_err_set(err, table[index].code, NULL);
+    return KA_OK;
+}
+
+int ka_mock_fail(ka_mock *mock, int32_t api, const int32_t *errors, int64_t count)
+{
+    /* An enum with negative values is an int. */
+    _Static_assert(sizeof(rd_kafka_resp_err_t) == sizeof(int32_t),
+                   "errors are passed on as they are");
+
+    if (is_forked(mock))
+        return KA_FORKED;
+    if (api < 0 || api > INT16_MAX || count < 0)
+        return KA_INVALID;
+    if (count > 0)
+        rd_kafka_mock_push_request_errors_array(mock->cluster, (int16_t)api, (size_t)count,
+                                                (const rd_kafka_resp_err_t *)errors);
+    return KA_OK;
+}
+
+int ka_wait_mock_broker(ka_mock *mock, int32_t broker, int up)
+{
+    if (is_forked(mock))
+        return KA_FORKED;
+    if (broker < 1) /* librdkafka takes -1 for all of them */
+        return KA_INVALID;
+    return broker_status(up ? rd_kafka_mock_broker_set_up(mock->cluster, broker)
+                            : rd_kafka_mock_broker_set_down(mock->cluster, broker));
+}
+
+int ka_wait_mock_round_trip(ka_mock *mock, int32_t broker, int32_t round_trip_ms)
+{
+    if (is_forked(mock))
+        return KA_FORKED;
+    if (broker < 1 || round_trip_ms < 0)
+        return KA_INVALID;
+    return broker_status(rd_kafka_mock_broker_set_rtt(mock->cluster, broker, round_trip_ms));
 }
 
 void ka_wait_mock_close(ka_mock *mock)
 {
-    if (mock->process != atomic_load(&kai_process))
+    if (is_forked(mock))
         return;
     if (mock->cluster)
         rd_kafka_mock_cluster_destroy(mock->cluster);

@@ -109,6 +109,7 @@ class Objects:
         topics = ffi.new("const char *[]", [ffi.new("char[]", b"t")])
         self.keep = topics
         buf = ffi.new("char[]", 1 << 20)
+        codes = ffi.new("int32_t[]", [0])
         return {
             "ka_error_describe": lambda: (1, self.error),
             "ka_librdkafka_version": lambda: (),
@@ -158,6 +159,8 @@ class Objects:
             "ka_log_open": lambda: (),
             "ka_lost_messages": lambda: (),
             "ka_mock_bootstrap_servers": lambda: (self.cluster._mock,),
+            "ka_mock_error": lambda: (300, self.error),
+            "ka_mock_fail": lambda: (self.cluster._mock, 0, codes, 1),
             "ka_wait_producer_open": lambda: (lib.ka_conf_new(), self.producer_options, self.error),
             "ka_wait_producer_room": lambda: (p, 1, 0, 0),
             "ka_wait_producer_results": lambda: (p, 0),
@@ -172,6 +175,8 @@ class Objects:
             "ka_wait_workers": lambda: (0,),
             "ka_wait_mock_open": lambda: (1, self.error),
             "ka_wait_mock_create_topic": lambda: (self.cluster._mock, next(self.names), 1, self.error),
+            "ka_wait_mock_broker": lambda: (self.cluster._mock, 1, 1),
+            "ka_wait_mock_round_trip": lambda: (self.cluster._mock, 1, 0),
             "ka_wait_mock_close": lambda: (lib.ka_wait_mock_open(1, self.error),),
         }
 
