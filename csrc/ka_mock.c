@@ -4,6 +4,7 @@
  * Calls on the cluster are handed to that thread and wait for its answer, so they are ka_wait_*. Injected
  * errors are not: they go onto a list under a mutex that is only ever held to touch that list. */
 #include <stdlib.h>
+#include <time.h>
 
 #include "ka_conf.h"
 #include "ka_err.h"
@@ -22,9 +23,19 @@ static int is_forked(const ka_mock *mock)
     return mock->process != atomic_load(&kai_process);
 }
 
+/* Let the cluster's thread go back to sleep after it has answered a command. On its way it throws
+ * pending wake-ups away, that of a next command included, which it would then see a second later. */
+static void settle(void)
+{
+    const struct timespec time = {.tv_nsec = 1000000};
+
+    (void)nanosleep(&time, NULL);
+}
+
 /* Of a command for one broker; the only thing that can be wrong is its id. */
 static int broker_status(rd_kafka_resp_err_t code)
 {
+    settle();
     return code ? KA_INVALID : KA_OK;
 }
 
@@ -69,6 +80,7 @@ int ka_wait_mock_create_topic(ka_mock *mock, const char *name, int32_t partition
     if (is_forked(mock))
         return KA_FORKED;
     code = rd_kafka_mock_topic_create(mock->cluster, name, partitions, 1);
+    settle();
     return code ? kai_err_set(err, code, NULL) : KA_OK;
 }
 

@@ -230,7 +230,10 @@ class MockCluster:
         self._check_broker(lib.ka_wait_mock_round_trip(self._native(), _broker_id(broker), milliseconds), broker)
 
     def stop(self) -> None:
-        """Stop the cluster; its data is gone. A second call does nothing."""
+        """Stop the cluster; its data is gone. A second call does nothing.
+
+        It may take a second: so long librdkafka's own thread may take to see that it ends.
+        """
         self._mock = None
 
     def _native(self) -> ffi.CData:
