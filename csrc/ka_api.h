@@ -408,7 +408,7 @@ typedef struct ka_mock ka_mock;
 ka_mock *ka_wait_mock_open(int32_t brokers, ka_error *err);
 /* host:port,host:port; lives as long as the cluster. */
 const char *ka_mock_bootstrap_servers(const ka_mock *mock);
-/* KA_FAILED, KA_FORKED. */
+/* Partition p is led by broker p % brokers + 1. KA_FAILED, KA_FORKED. */
 int ka_wait_mock_create_topic(ka_mock *mock, const char *name, int32_t partitions, ka_error *err);
 
 /* Describe entry index of librdkafka's table of errors. KA_EMPTY: past its end. KA_INVALID: the

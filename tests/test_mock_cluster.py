@@ -133,15 +133,15 @@ def test_idempotent_producer_gets_over_a_refused_producer_id(t: MockCluster) -> 
 # Errors, as a consumer meets them.
 
 
-def test_permanent_fetch_error_is_raised_and_reading_goes_on(t: MockCluster) -> None:
-    with connected(t) as producer, reader(t.bootstrap_servers, "t") as consumer:
+def test_permanent_fetch_error_is_raised(t: MockCluster) -> None:
+    with connected(t), reader(t.bootstrap_servers, "t", config={"fetch.wait.max.ms": 50}) as consumer:
         read(consumer, 1)
-        t.fail_next("Fetch", "TOPIC_AUTHORIZATION_FAILED")
+        # Two: librdkafka takes the first answer at a partition's end for its end, whatever stands in it, and tells
+        # the application of the same error once.
+        t.fail_next("Fetch", ["TOPIC_AUTHORIZATION_FAILED"] * 2)
         with pytest.raises(ConsumerError) as caught:
             consumer.poll_message(20)
         assert caught.value.name == "TOPIC_AUTHORIZATION_FAILED"
-        producer.send(b"second")
-        assert read(consumer, 1)[0].value == b"second"
 
 
 def test_retriable_fetch_errors_are_not_seen(t: MockCluster) -> None:
@@ -288,16 +288,20 @@ def test_messages_fail_when_a_broker_is_down_for_longer_than_they_may_take(t: Mo
     assert [report.error.name for report in reports if report.error] == ["_MSG_TIMED_OUT"] * 2
 
 
-def test_other_brokers_go_on() -> None:
-    with MockCluster(brokers=2, topics={"t": 2}) as cluster, connected(cluster) as producer:
-        for partition in range(2):
+def test_leaders_go_round_and_the_others_go_on_when_one_is_down() -> None:
+    with MockCluster(brokers=3, topics={"t": 6}) as cluster, connected(cluster) as producer:
+        for partition in range(6):
             producer.send(b"before", partition=partition)
         producer.flush(20)
         cluster.broker_down(2)
-        for partition in range(2):
-            producer.send(b"after", partition=partition)
-        wait_for(lambda: producer.metrics().delivered == 4)  # one of the two
-        assert producer.metrics().outstanding == 1
+        for partition in (1, 4):
+            producer.send(b"waits", partition=partition)
+        for partition in (0, 2, 3, 5):
+            producer.send(b"goes on", partition=partition)
+        wait_for(lambda: producer.metrics().delivered == 11)
+        with pytest.raises(FlushTimeout) as caught:
+            producer.flush(0.1)
+        assert caught.value.outstanding == 2
         cluster.broker_up(2)
         producer.flush(20)
 
@@ -412,30 +416,29 @@ def test_stop_ends_the_cluster_whoever_keeps_an_error_of_it(t: MockCluster) -> N
         gc.enable()
 
 
-def use_until_closed(cluster: MockCluster, started: threading.Barrier, ends: list[str]) -> None:
+def use_until_closed(cluster: MockCluster, first: bool, started: threading.Barrier, ends: list[str]) -> None:
     started.wait(10)
     try:
         while True:
-            cluster.set_round_trip(1, 0.001)
             cluster.fail_next("Fetch", [None] * 10)
-            cluster.broker_down(2)
-            cluster.broker_up(2)
+            if first:
+                cluster.set_round_trip(1, 0.001)
     except ClosedError as error:
         ends.append(str(error))
 
 
 def test_stop_is_safe_while_other_threads_use_it() -> None:
     for _ in range(3):
-        cluster = MockCluster(brokers=2, topics={"t": 1})
+        cluster = MockCluster()
         started = threading.Barrier(4)
         ends: list[str] = []
         threads = [
-            threading.Thread(target=use_until_closed, args=(cluster, started, ends), daemon=True) for _ in range(3)
+            threading.Thread(target=use_until_closed, args=(cluster, not i, started, ends), daemon=True)
+            for i in range(3)
         ]
         for thread in threads:
             thread.start()
         started.wait(10)
-        cluster.create_topic("u", 1)
         cluster.stop()
         for thread in threads:
             thread.join(20)

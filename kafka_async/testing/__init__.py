@@ -63,10 +63,10 @@ class MockCluster:
     Parameters
     ----------
     brokers : int, default 1
-        How many brokers, 1 to 100. Their ids are 1 to `brokers`; leaders of a topic's partitions go round.
+        How many brokers, 1 to 100. Their ids are 1 to `brokers`.
     topics : mapping of str to int, optional
         Topics to create, with their number of partitions. Others are created when they are first
-        written to, with 4 partitions.
+        written to, with 4 partitions, led by any broker.
 
     Raises
     ------
@@ -100,6 +100,8 @@ class MockCluster:
 
     def create_topic(self, name: str, partitions: int = 1) -> None:
         """Create a topic.
+
+        Its partition ``p`` is led by broker ``p % brokers + 1``.
 
         Parameters
         ----------
