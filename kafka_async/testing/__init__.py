@@ -56,9 +56,11 @@ _MAX_ROUND_TRIP_S = 3600.0
 class MockCluster:
     """A Kafka cluster inside this process, on loopback sockets.
 
-    It does producing and consuming, headers, groups, transactions (their messages are seen at once,
-    committed or not). It keeps about 5 MB or 100,000 batches a partition and drops older ones, read or
-    not; its first group join takes about 3 s. All methods may be called from any thread.
+    It does producing and consuming, headers, groups, and the requests of transactions, not their effect: messages
+    are seen at once, aborted ones too, offsets sent to a transaction are not stored, and a second producer of
+    the same ``transactional.id`` fences nobody (`fail_next` does). It keeps about 5 MB or 100,000 batches a partition
+    and drops older ones, read or not; its first group join takes about 3 s. All methods may be called from any
+    thread.
 
     Parameters
     ----------
