@@ -70,8 +70,9 @@ int kai_err_take(ka_error *err, rd_kafka_error_t *error)
         return KA_OK;
     kai_err_set(err, rd_kafka_error_code(error), rd_kafka_error_string(error));
     if (err) {
-        err->retriable |= rd_kafka_error_is_retriable(error);
-        err->fatal |= rd_kafka_error_is_fatal(error);
+        /* It knows better than the code alone: only one of these is ever set. */
+        err->retriable = rd_kafka_error_is_retriable(error);
+        err->fatal = rd_kafka_error_is_fatal(error);
         err->requires_abort = rd_kafka_error_txn_requires_abort(error);
     }
     rd_kafka_error_destroy(error);

@@ -238,6 +238,62 @@ def test_with_block_left_by_an_exception_keeps_it_and_aborts(topic: str) -> None
         raise ZeroDivisionError
 
 
+def test_fenced_producer_is_told_to_give_up(topic: str) -> None:
+    with MockCluster(topics={"t": 1}) as cluster:
+        producer = transactional(cluster.bootstrap_servers, topic)
+        producer.init_transactions()
+        producer.begin_transaction()
+        producer.send(b"v")
+        producer.flush()
+        cluster.fail_next("EndTxn", "PRODUCER_FENCED")
+        for call in (producer.commit_transaction, producer.abort_transaction):
+            with pytest.raises(TransactionError) as caught:
+                call()
+            error = caught.value
+            assert (error.fatal, error.requires_abort, error.retriable) == (True, False, False)
+        with pytest.raises(TransactionError):
+            producer.stop()
+
+
+def test_refused_partition_is_told_to_abort(topic: str) -> None:
+    with MockCluster(topics={"t": 1}) as cluster:
+        producer = transactional(cluster.bootstrap_servers, topic)
+        producer.init_transactions()
+        cluster.fail_next("AddPartitionsToTxn", "TOPIC_AUTHORIZATION_FAILED")
+        producer.begin_transaction()
+        producer.send(b"v")
+        with pytest.raises(TransactionError) as caught:
+            producer.commit_transaction()
+        error = caught.value
+        assert (error.fatal, error.requires_abort, error.retriable) == (False, True, False)
+        producer.abort_transaction()
+        with producer.transaction():
+            producer.send(b"w")
+        producer.stop()
+        assert producer.metrics().delivered == 1
+
+
+def test_commit_that_ran_out_of_time_is_resumed(topic: str) -> None:
+    with MockCluster(topics={"t": 1}) as cluster:
+        producer = transactional(cluster.bootstrap_servers, topic)
+        producer.init_transactions()
+        producer.begin_transaction()
+        delivery = producer.submit(b"v")
+        delivery.result(10)
+        cluster.fail_next("EndTxn", ["COORDINATOR_LOAD_IN_PROGRESS"] * 15)  # 100 ms each
+        with pytest.raises(TransactionError) as caught:
+            producer.commit_transaction(0.2)
+        error = caught.value
+        assert (error.fatal, error.requires_abort, error.retriable) == (False, False, True)
+        with pytest.raises(TransactionError, match="finish it"):
+            producer.send(b"too late")
+        producer.commit_transaction()
+        with producer.transaction():
+            producer.send(b"w")
+        producer.stop()
+        assert producer.metrics().delivered == 2
+
+
 def consumed(cluster: MockCluster, group: str, **config: object) -> Consumer:
     settings = {"auto.offset.reset": "earliest", "enable.auto.commit": False, **config}
     return Consumer(cluster.bootstrap_servers, "in", group_id=group, config=settings)  # type: ignore[arg-type]
