@@ -45,6 +45,10 @@ enum {
     KA_OFFSET_NONE = -1001
 };
 
+/* How a thread waits for work: sleep for a notification at once, after having napped for a while, or
+ * never. A notification of a thread that does not sleep is no system call. */
+enum { KA_IDLE_WARM = 0, KA_IDLE_PARK = 1, KA_IDLE_SPIN = 2 };
+
 /* Bytes that librdkafka adds to key, value and headers before it compares with message.max.bytes. */
 enum { KA_WIRE_OVERHEAD = 36 };
 
@@ -136,6 +140,8 @@ typedef struct {
     int32_t on_full;          /* KA_REFUSE, KA_DROP_NEW, KA_DROP_OLD */
     int32_t count_partitions; /* 1: keep the numbers of partitions fresh */
     const char *topic;        /* of ka_producer_send(), copied; NULL: none */
+    int32_t idle;             /* KA_IDLE_*: how the worker waits */
+    int32_t bound, cpu;       /* bound 1: the worker runs on this CPU alone, counted from 0 */
 } ka_producer_options;
 
 typedef struct {
@@ -298,6 +304,8 @@ typedef struct {
     int32_t group;          /* 1: conf has the application's own group.id */
     int32_t store_offsets;  /* 1: processed messages are stored for auto-commit */
     int64_t default_offset; /* where a partition without an offset begins when there is no group */
+    int32_t idle;           /* KA_IDLE_*: how ka_wait_consumer_ready() waits */
+    int32_t bound, cpu;     /* bound 1: the worker runs on this CPU alone, counted from 0 */
 } ka_consumer_options;
 
 /* A block of messages, filled by ka_consumer_take() and read by Python as memory. It belongs to
@@ -395,6 +403,10 @@ void ka_log_open(void);
 
 /* Wait until no native worker of this process is left. KA_TIMEOUT, KA_INTERRUPTED. */
 int ka_wait_workers(int64_t timeout_us);
+
+/* Name the calling thread for debuggers and /proc; the name is copied. KA_INVALID: longer than 15
+ * bytes, which is all that Linux keeps. */
+int ka_thread_name(const char *name);
 
 /* How many messages of producers that had been given back failed or were purged with nobody told. */
 int64_t ka_lost_messages(void);

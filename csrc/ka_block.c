@@ -200,6 +200,35 @@ static int check_ready(ka_consumer *c, int slept)
     return slept == KA_OK ? KA_EMPTY : slept;
 }
 
+/* Look again and again; the worker finds nobody to wake. Only stop() and the deadline end it, so
+ * whoever must see signals waits in short slices. */
+static int spin_until_ready(ka_consumer *c, int64_t deadline, int slept)
+{
+    int result;
+
+    while ((result = check_ready(c, slept)) == KA_EMPTY) {
+        kai_spin(0);
+        if (kai_now_ns() >= deadline)
+            slept = KA_TIMEOUT;
+    }
+    return result;
+}
+
+static int sleep_until_ready(ka_consumer *c, int64_t deadline, int slept)
+{
+    int result;
+
+    for (;;) {
+        uint32_t key = kai_wake_prepare(&c->ready);
+
+        if ((result = check_ready(c, slept)) != KA_EMPTY)
+            break;
+        slept = kai_wake_sleep(&c->ready, key, deadline);
+    }
+    kai_wake_cancel(&c->ready);
+    return result;
+}
+
 int ka_wait_consumer_ready(ka_consumer *c, int64_t timeout_us)
 {
     int64_t deadline = kai_deadline_ns(timeout_us);
@@ -209,14 +238,10 @@ int ka_wait_consumer_ready(ka_consumer *c, int64_t timeout_us)
         return KA_FORKED;
     if (atomic_exchange(&c->polling, 1))
         return KA_BUSY;
-    for (;;) {
-        uint32_t key = kai_wake_prepare(&c->ready);
-
-        if ((result = check_ready(c, slept)) != KA_EMPTY)
-            break;
-        slept = kai_wake_sleep(&c->ready, key, deadline);
-    }
-    kai_wake_cancel(&c->ready);
+    if (c->options.idle == KA_IDLE_SPIN)
+        result = spin_until_ready(c, deadline, slept);
+    else
+        result = sleep_until_ready(c, deadline, slept);
     atomic_store(&c->polling, 0);
     return result;
 }

@@ -194,16 +194,21 @@ static ka_consumer *new_consumer(const ka_conf *conf, const ka_consumer_options 
     kai_wake_init(&c->ready);
     kai_wake_init(&c->worker.wake);
     kai_control_init(&c->control, "ka-control");
+    if (options->bound)
+        kai_control_keep_cpus(&c->control);
     c->worker.name = "ka-consumer";
     c->worker.step = kai_consumer_step;
     c->worker.end = kai_consumer_end;
     c->worker.self = c;
+    c->worker.bound = options->bound;
+    c->worker.cpu = options->cpu;
     return c;
 }
 
 ka_consumer *ka_wait_consumer_open(ka_conf *conf, const ka_consumer_options *options, ka_error *err)
 {
     ka_consumer *c;
+    int error;
 
     kai_process_init();
     c = new_consumer(conf, options);
@@ -228,12 +233,12 @@ ka_consumer *ka_wait_consumer_open(ka_conf *conf, const ka_consumer_options *opt
     c->messages = rd_kafka_queue_new(c->rk);
     rd_kafka_queue_cb_event_enable(c->events, on_event, c);
     rd_kafka_queue_cb_event_enable(c->messages, on_event, c);
-    if (kai_worker_start(&c->worker) != 0) {
+    error = kai_worker_start(&c->worker);
+    if (error) {
         rd_kafka_queue_destroy(c->events);
         rd_kafka_queue_destroy(c->messages);
         rd_kafka_destroy(c->rk);
-        return give_up(c, err, RD_KAFKA_RESP_ERR__CRIT_SYS_RESOURCE,
-                       "the worker thread did not start: raise the limit of threads");
+        return give_up(c, err, RD_KAFKA_RESP_ERR__CRIT_SYS_RESOURCE, kai_worker_refusal(error));
     }
     return c;
 }

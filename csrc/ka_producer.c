@@ -347,11 +347,16 @@ static ka_producer *new_producer(const ka_conf *conf, const ka_producer_options 
     kai_wake_init(&p->progressed);
     kai_wake_init(&p->worker.wake);
     kai_control_init(&p->control, "ka-control");
+    if (options->bound)
+        kai_control_keep_cpus(&p->control);
     p->worker.name = "ka-producer";
     p->worker.step = kai_producer_step;
     p->worker.end = kai_producer_end;
     p->worker.self = p;
-    p->worker.warm_ns = WARM_NS;
+    p->worker.warm_ns = options->idle == KA_IDLE_WARM ? WARM_NS : 0;
+    p->worker.spin = options->idle == KA_IDLE_SPIN;
+    p->worker.bound = options->bound;
+    p->worker.cpu = options->cpu;
     kai_epoch_open(p);
     return p;
 }
@@ -371,6 +376,7 @@ static ka_producer *abandon(ka_producer *p, ka_error *err, rd_kafka_resp_err_t c
 ka_producer *ka_wait_producer_open(ka_conf *conf, const ka_producer_options *options, ka_error *err)
 {
     ka_producer *p;
+    int error;
 
     kai_process_init();
     if (options->queue_messages < 1 || options->queue_messages > MAX_MESSAGES ||
@@ -398,11 +404,11 @@ ka_producer *ka_wait_producer_open(ka_conf *conf, const ka_producer_options *opt
         return abandon(p, err, RD_KAFKA_RESP_ERR_NO_ERROR, NULL);
     p->events = rd_kafka_queue_get_main(p->rk);
     rd_kafka_queue_cb_event_enable(p->events, on_event, p);
-    if (kai_worker_start(&p->worker) != 0) {
+    error = kai_worker_start(&p->worker);
+    if (error) {
         rd_kafka_queue_destroy(p->events);
         rd_kafka_destroy(p->rk);
-        return abandon(p, err, RD_KAFKA_RESP_ERR__CRIT_SYS_RESOURCE,
-                       "the worker thread did not start: raise the limit of threads");
+        return abandon(p, err, RD_KAFKA_RESP_ERR__CRIT_SYS_RESOURCE, kai_worker_refusal(error));
     }
     return p;
 }

@@ -1,6 +1,7 @@
 #include "ka_wake.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <time.h>
 
 #include "ka.h"
@@ -11,6 +12,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
+
+enum { SPIN_PAUSES = 16 }; /* below 1 us, and much more than a look costs its neighbours */
 
 int64_t kai_now_ns(void)
 {
@@ -27,6 +30,24 @@ int64_t kai_deadline_ns(int64_t timeout_us)
     if (timeout_us < 0 || timeout_us > (KAI_FOREVER - now) / 1000)
         return KAI_FOREVER;
     return now + timeout_us * 1000;
+}
+
+/* Lets the other hardware thread of the core run. */
+static void pause_processor(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+void kai_spin(int alone)
+{
+    for (int i = 0; i < SPIN_PAUSES; i++)
+        pause_processor();
+    if (!alone)
+        sched_yield();
 }
 
 uint32_t kai_wake_prepare(kai_wake *wake)

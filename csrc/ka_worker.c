@@ -1,8 +1,11 @@
-#define _GNU_SOURCE /* pthread_setname_np */
+#define _GNU_SOURCE /* pthread_setname_np, pthread_setaffinity_np */
 #include "ka_worker.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <signal.h>
+#include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 #include "ka.h"
@@ -11,7 +14,7 @@
 #include <sys/prctl.h>
 #endif
 
-enum { NAP_NS = 50000 };
+enum { NAP_NS = 50000, NAME_LEN = 15 };
 
 _Atomic uint32_t kai_process;
 
@@ -19,16 +22,18 @@ static struct {
     _Atomic uint32_t workers;
     _Atomic int64_t lost;
     kai_wake ended;
-} process = {.ended = KAI_WAKE_STATIC};
+    pthread_mutex_t births; /* protects refused of workers; held until the new thread is bound */
+} process = {.ended = KAI_WAKE_STATIC, .births = PTHREAD_MUTEX_INITIALIZER};
 
-/* Runs in the child. The threads of the parent are not there, and one of them may have held the
- * lock of the portable wake-up. */
+/* Runs in the child. The threads of the parent are not there, and one of them may have held a
+ * lock. */
 static void after_fork_in_child(void)
 {
     atomic_fetch_add(&kai_process, 1);
     atomic_store(&process.workers, 0);
     atomic_store(&process.lost, 0);
     kai_wake_init(&process.ended);
+    pthread_mutex_init(&process.births, NULL);
 }
 
 static void register_fork(void)
@@ -64,6 +69,12 @@ int ka_wait_workers(int64_t timeout_us)
     return (int)kai_wait_until(&process.ended, timeout_us, check_workers, NULL, 0);
 }
 
+static void count_out(void)
+{
+    atomic_fetch_sub(&process.workers, 1);
+    kai_wake_notify(&process.ended);
+}
+
 static void set_name(const char *name)
 {
 #ifdef __APPLE__
@@ -71,6 +82,14 @@ static void set_name(const char *name)
 #else
     pthread_setname_np(pthread_self(), name);
 #endif
+}
+
+int ka_thread_name(const char *name)
+{
+    if (strlen(name) > NAME_LEN)
+        return KA_INVALID;
+    set_name(name);
+    return KA_OK;
 }
 
 /* A thread is born with its creator's mask, so the creator blocks everything for that moment. */
@@ -97,42 +116,109 @@ static void nap(void)
     nanosleep(&time, NULL);
 }
 
-static void *run_worker(void *arg)
+/* Before another look. 0: it is time to park. */
+static int stay_awake(const kai_worker *worker, int64_t worked_ns)
 {
-    kai_worker *worker = arg;
+    if (worker->spin)
+        kai_spin(worker->bound);
+    else if (worker->warm_ns && kai_now_ns() - worked_ns < worker->warm_ns)
+        nap();
+    else
+        return 0;
+    return 1;
+}
+
+/* Sleep for a notification. The step after prepare is the second look that makes it safe. */
+static int64_t park(kai_worker *worker)
+{
+    uint32_t key = kai_wake_prepare(&worker->wake);
+    int64_t next = worker->step(worker->self);
+
+    if (next == KAI_STEP_AGAIN || next == KAI_STEP_END)
+        kai_wake_cancel(&worker->wake);
+    else
+        kai_wake_sleep(&worker->wake, key, next);
+    return next;
+}
+
+static void work(kai_worker *worker)
+{
     int64_t worked_ns = kai_now_ns(), next;
 
-    set_name(worker->name);
 #ifdef __linux__
     prctl(PR_SET_TIMERSLACK, 1UL, 0UL, 0UL, 0UL); /* the default of 50 us would double a nap */
 #endif
     while ((next = worker->step(worker->self)) != KAI_STEP_END) {
-        uint32_t key;
-
-        if (next == KAI_STEP_AGAIN) {
-            worked_ns = kai_now_ns();
-            continue;
-        }
-        if (worker->warm_ns && kai_now_ns() - worked_ns < worker->warm_ns) {
-            nap();
-            continue;
-        }
-        /* The step after prepare is the second look that makes parking safe. */
-        key = kai_wake_prepare(&worker->wake);
-        next = worker->step(worker->self);
-        if (next == KAI_STEP_AGAIN || next == KAI_STEP_END)
-            kai_wake_cancel(&worker->wake);
-        else
-            kai_wake_sleep(&worker->wake, key, next);
-        if (next == KAI_STEP_AGAIN)
-            worked_ns = kai_now_ns();
+        if (next != KAI_STEP_AGAIN && !stay_awake(worker, worked_ns))
+            next = park(worker);
         if (next == KAI_STEP_END)
             break;
+        if (next == KAI_STEP_AGAIN)
+            worked_ns = kai_now_ns();
     }
     worker->end(worker->self);
-    atomic_fetch_sub(&process.workers, 1);
-    kai_wake_notify(&process.ended);
+}
+
+/* Waits until the starter has tried. */
+static int is_bound(const kai_worker *worker)
+{
+    int refused;
+
+    pthread_mutex_lock(&process.births);
+    refused = worker->refused;
+    pthread_mutex_unlock(&process.births);
+    return !refused;
+}
+
+static void *run_worker(void *arg)
+{
+    kai_worker *worker = arg;
+
+    if (worker->bound && !is_bound(worker))
+        return NULL;
+    set_name(worker->name);
+    work(worker);
+    count_out();
     return NULL;
+}
+
+static int bind_thread(pthread_t thread, int cpu)
+{
+#ifdef __linux__
+    size_t count = (size_t)cpu + 1, size = CPU_ALLOC_SIZE(count);
+    cpu_set_t *set = cpu < 0 ? NULL : CPU_ALLOC(count);
+    int error;
+
+    if (!set)
+        return EINVAL;
+    CPU_ZERO_S(size, set);
+    CPU_SET_S((size_t)cpu, size, set);
+    error = pthread_setaffinity_np(thread, size, set);
+    CPU_FREE(set);
+    return error;
+#else
+    (void)thread, (void)cpu;
+    return ENOTSUP;
+#endif
+}
+
+/* The new thread waits for the lock before it does anything, so that it runs on its CPU from its first
+ * step on, or makes none. */
+static int start_bound(pthread_t *thread, kai_worker *worker)
+{
+    int error;
+
+    pthread_mutex_lock(&process.births);
+    error = start_thread(thread, run_worker, worker);
+    if (error) {
+        pthread_mutex_unlock(&process.births);
+        return error;
+    }
+    error = worker->refused = bind_thread(*thread, worker->cpu);
+    pthread_mutex_unlock(&process.births); /* from here on the worker may be gone */
+    if (error)
+        pthread_join(*thread, NULL);
+    return error;
 }
 
 int kai_worker_start(kai_worker *worker)
@@ -142,14 +228,20 @@ int kai_worker_start(kai_worker *worker)
 
     kai_process_init();
     atomic_fetch_add(&process.workers, 1);
-    error = start_thread(&thread, run_worker, worker);
-    if (error) {
-        atomic_fetch_sub(&process.workers, 1);
-        kai_wake_notify(&process.ended); /* a waiter may have counted it */
-    } else {
+    error =
+        worker->bound ? start_bound(&thread, worker) : start_thread(&thread, run_worker, worker);
+    if (error)
+        count_out(); /* a waiter may have counted it */
+    else
         pthread_detach(thread);
-    }
     return error;
+}
+
+const char *kai_worker_refusal(int error)
+{
+    return error == EAGAIN
+               ? "the worker thread did not start: raise the limit of threads"
+               : "the worker thread can't be bound to that CPU: give another cpu, or none";
 }
 
 void kai_control_init(kai_control *control, const char *name)
@@ -157,6 +249,20 @@ void kai_control_init(kai_control *control, const char *name)
     *control = (kai_control){.name = name, .last = &control->first};
     pthread_mutex_init(&control->lock, NULL);
     pthread_cond_init(&control->cond, NULL);
+}
+
+void kai_control_keep_cpus(kai_control *control)
+{
+#ifdef __linux__
+    cpu_set_t *cpus = malloc(sizeof *cpus);
+
+    if (cpus && sched_getaffinity(0, sizeof *cpus, cpus) == 0)
+        control->cpus = cpus;
+    else
+        free(cpus);
+#else
+    (void)control;
+#endif
 }
 
 /* Wait for a job; NULL at the end. */
@@ -180,6 +286,10 @@ static void *run_control(void *arg)
     kai_job *job;
 
     set_name(control->name);
+#ifdef __linux__
+    if (control->cpus)
+        sched_setaffinity(0, sizeof(cpu_set_t), control->cpus);
+#endif
     while ((job = next_job(control)))
         job->run(job);
     return NULL;
@@ -215,6 +325,7 @@ void kai_control_join(kai_control *control)
 
 void kai_control_fini(kai_control *control)
 {
+    free(control->cpus);
     pthread_cond_destroy(&control->cond);
     pthread_mutex_destroy(&control->lock);
 }

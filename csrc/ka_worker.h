@@ -17,7 +17,8 @@ enum { KAI_STEP_AGAIN = 0, KAI_STEP_END = -1 };
 
 /* A thread that calls step(self) until that returns KAI_STEP_END, then end(self), which may free
  * self and the worker in it. Between steps without work it naps for warm_ns after the
- * last work, when a notification costs the notifier no system call, then it parks. */
+ * last work, when a notification costs the notifier no system call, then it parks. With spin set it
+ * does neither: it takes all of a processor, and no notification is ever a system call. */
 typedef struct {
     kai_wake wake;
     const char *name; /* up to 15 characters */
@@ -25,10 +26,16 @@ typedef struct {
     void (*end)(void *self);
     void *self;
     int64_t warm_ns;
+    int spin;
+    int bound, cpu; /* bound: it runs on this CPU alone */
+    int refused;    /* the starter's: it can't be bound */
 } kai_worker;
 
-/* 0, or an errno. */
+/* 0, or an errno: nothing of the worker was called. EAGAIN: no thread; anything else: it can't be
+ * bound to its CPU. */
 int kai_worker_start(kai_worker *worker);
+/* What to tell the application of such an errno; static storage. */
+const char *kai_worker_refusal(int error);
 
 /* A control thread: runs jobs one after the other, for calls that may wait. The thread starts with
  * the first job. */
@@ -44,9 +51,13 @@ typedef struct {
     kai_job *first, **last;
     pthread_t thread;
     int started, ending;
+    void *cpus; /* set once: a cpu_set_t, or NULL */
 } kai_control;
 
 void kai_control_init(kai_control *control, const char *name);
+/* Let the thread run where the calling thread may, instead of where the one may that submits the first
+ * job, which is a worker that may be bound to a CPU. */
+void kai_control_keep_cpus(kai_control *control);
 /* 0, or an errno: the job was not taken. */
 int kai_control_submit(kai_control *control, kai_job *job);
 /* Run what is queued, then end the thread. No job may be submitted any more. */

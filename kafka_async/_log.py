@@ -50,6 +50,7 @@ def stop() -> None:
 
 
 def _run() -> None:
+    lib.ka_thread_name(b"ka-log")
     line = ffi.new("ka_log_line *")
     while True:
         status = lib.ka_wait_log(-1)

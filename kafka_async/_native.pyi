@@ -58,6 +58,9 @@ class lib:
     KA_OFFSET_END: int
     KA_OFFSET_STORED: int
     KA_OFFSET_NONE: int
+    KA_IDLE_WARM: int
+    KA_IDLE_PARK: int
+    KA_IDLE_SPIN: int
     KA_WIRE_OVERHEAD: int
     KA_TIMESTAMP_NONE: int
     KA_TIMESTAMP_CREATE: int
@@ -209,6 +212,8 @@ class lib:
     def ka_log_open() -> None: ...
     @staticmethod
     def ka_wait_workers(timeout_us: int, /) -> int: ...
+    @staticmethod
+    def ka_thread_name(name: ffi.CData | bytes, /) -> int: ...
     @staticmethod
     def ka_lost_messages() -> int: ...
     @staticmethod

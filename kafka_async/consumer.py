@@ -9,6 +9,7 @@ from types import TracebackType
 
 from kafka_async import _exit, _log, errors
 from kafka_async._block import BlockReader
+from kafka_async._idle import Idle, native_idle
 from kafka_async._native import ffi, lib
 from kafka_async._wait import answer, check_timeout, wait
 from kafka_async.config import Config, Value, config_error, native_error
@@ -52,6 +53,12 @@ class Consumer:
         About how many messages are fetched ahead, 2 to 10,000,000.
     prefetch_bytes : int, default 64 MiB
         The same in bytes, 2048 to 2 GiB.
+    idle : {"warm", "park", "spin"}, default "warm"
+        How a poll waits for a message. "warm" and "park" sleep; "spin" does not: the shortest way from broker to
+        application, for which the polling thread takes a whole core as long as it waits. The worker, which
+        fetches, always sleeps when there is nothing to do.
+    cpu : int, optional
+        The CPU that the worker is bound to, counted from 0 (Linux only).
     log : bool, default True
         librdkafka's log lines go to the logger ``kafka_async``.
 
@@ -80,11 +87,14 @@ class Consumer:
         config: Mapping[str, Value] | None = None,
         prefetch_messages: int = 100_000,
         prefetch_bytes: int = 64 * 2**20,
+        idle: Idle = "warm",
+        cpu: int | None = None,
         log: bool = True,
     ) -> None:
         _check_prefetch(prefetch_messages, prefetch_bytes)
         if group_id is not None and (not isinstance(group_id, str) or not group_id):
             raise ValueError(f"group_id must be a name or None, not {group_id!r}")
+        idling = native_idle(idle, cpu)
         names = None if topics is None else _names(topics, group_id)
         conf = _config(bootstrap_servers, group_id, config, prefetch_messages, prefetch_bytes)
         options = {
@@ -94,6 +104,7 @@ class Consumer:
             "group": group_id is not None,
             "store_offsets": group_id is not None and conf.get("enable.auto.commit") == "true",
             "default_offset": _START.get(conf.get("auto.offset.reset") or "largest", lib.KA_OFFSET_STORED),
+            **dict(zip(("idle", "bound", "cpu"), idling, strict=True)),
         }
         _exit.check()
         if log:

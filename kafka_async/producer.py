@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from kafka_async import _exit, _log, _payload, errors
 from kafka_async._batch import Batch
 from kafka_async._delivery import Delivery, Dispatcher, Waiting
+from kafka_async._idle import Idle, native_idle
 from kafka_async._native import ffi, lib
 from kafka_async._wait import answer, check_timeout, micros, wait
 from kafka_async.config import Config, Value, config_error, native_error
@@ -100,6 +101,13 @@ class Producer:
         ``partitioner(topic, key, value, partition_count) -> int`` chooses the partition of each message that
         names none. It is called by ``send``, in its thread, before the message is queued, with key and
         value as they were given. By default librdkafka's ``partitioner`` property decides.
+    idle : {"warm", "park", "spin"}, default "warm"
+        How the worker waits for messages. "warm" looks every few microseconds while messages keep coming and
+        sleeps otherwise; "park" sleeps at once: least CPU, but ``send`` must wake it by a system call;
+        "spin" never sleeps: the shortest ``send`` and delivery, for which it takes a whole core, also at rest.
+    cpu : int, optional
+        The CPU that the worker is bound to, counted from 0 (Linux only). Best with "spin" and a CPU that
+        nothing else uses.
     log : bool, default True
         librdkafka's log lines go to the logger ``kafka_async``.
 
@@ -131,6 +139,8 @@ class Producer:
         on_full: Literal["raise", "block", "drop_new", "drop_old"] = "raise",
         block_timeout: float | None = None,
         partitioner: Partitioner | None = None,
+        idle: Idle = "warm",
+        cpu: int | None = None,
         log: bool = True,
     ) -> None:
         if on_full not in _POLICIES:
@@ -139,6 +149,7 @@ class Producer:
             raise TypeError(f"partitioner must be callable, not {type(partitioner).__name__}")
         _check_range("queue_messages", queue_messages, 10_000_000)
         _check_range("queue_bytes", queue_bytes, 2**38 - 1)
+        idling = native_idle(idle, cpu)
         conf = Config(lib.KA_PRODUCER, bootstrap_servers, config, {})
         if on_full.startswith("drop") and conf.get("transactional.id"):
             raise config_error(
@@ -178,6 +189,7 @@ class Producer:
                 "topic": name,
             },
         )
+        options.idle, options.bound, options.cpu = idling
         native = lib.ka_wait_producer_open(conf.native, options, error)
         if not native:
             raise native_error(error)

@@ -157,6 +157,7 @@ class Objects:
             "ka_log_lost": lambda: (),
             "ka_log_close": lambda: (),
             "ka_log_open": lambda: (),
+            "ka_thread_name": lambda: (b"pytest",),
             "ka_lost_messages": lambda: (),
             "ka_mock_bootstrap_servers": lambda: (self.cluster._mock,),
             "ka_mock_error": lambda: (300, self.error),

@@ -1,5 +1,5 @@
 /* The worker, the control thread, the count of workers, and what a fork leaves of them. */
-#define _GNU_SOURCE /* pthread_getname_np, pthread_setattr_default_np */
+#define _GNU_SOURCE /* pthread_getname_np, pthread_setattr_default_np, sched_getcpu */
 #include "ka_worker.h"
 
 #include <errno.h>
@@ -42,7 +42,7 @@ static void puppet_end(void *self)
     atomic_fetch_add(&((puppet *)self)->ended, 1);
 }
 
-static void start(puppet *p, int64_t (*plan)(puppet *p, int step), int64_t warm_ns)
+static void prepare(puppet *p, int64_t (*plan)(puppet *p, int step), int64_t warm_ns)
 {
     *p = (puppet){.worker = {.name = "ka-test",
                              .step = puppet_step,
@@ -51,6 +51,11 @@ static void start(puppet *p, int64_t (*plan)(puppet *p, int step), int64_t warm_
                              .warm_ns = warm_ns},
                   .plan = plan};
     kai_wake_init(&p->worker.wake);
+}
+
+static void start(puppet *p, int64_t (*plan)(puppet *p, int step), int64_t warm_ns)
+{
+    prepare(p, plan, warm_ns);
     CHECK(kai_worker_start(&p->worker) == 0);
 }
 
@@ -330,6 +335,153 @@ static void worker_parks_when_it_is_no_longer_warm_and_work_warms_it(void)
     }
     finish(&p);
 }
+
+static void start_spinning(puppet *p, int64_t (*plan)(puppet *p, int step))
+{
+    prepare(p, plan, 0);
+    p->worker.spin = 1;
+    CHECK(kai_worker_start(&p->worker) == 0);
+}
+
+/* Its steps follow each other without end, and no notification finds it asleep. */
+static void spinning_worker_never_sleeps(void)
+{
+    puppet p;
+
+    start_spinning(&p, plan_serve);
+    for (uint64_t i = 1; i <= 100; i++) {
+        int steps = atomic_load(&p.steps);
+        CHECK(!is_parked(&p));
+        atomic_store(&p.asked, i);
+        kai_wake_notify(&p.worker.wake);
+        CHECK_SOON(atomic_load(&p.served) == i && atomic_load(&p.steps) > steps + 100);
+    }
+    CHECK(atomic_load(&p.worker.wake.sequence) == 0);
+    finish(&p);
+}
+
+static void spinning_worker_needs_no_notification_to_end(void)
+{
+    puppet p;
+
+    start_spinning(&p, plan_idle);
+    CHECK_SOON(atomic_load(&p.steps) > 10);
+    atomic_store(&p.finish, 1);
+    CHECK(ka_wait_workers(-1) == KA_OK);
+    CHECK(atomic_load(&p.ended) == 1);
+    kai_wake_fini(&p.worker.wake);
+}
+
+/* ---------------------------------------------------------------- names of threads */
+
+static void *name_main(void *arg)
+{
+    char name[32];
+
+    (void)arg;
+    CHECK(ka_thread_name("fifteen letters") == KA_OK);
+    CHECK(ka_thread_name("sixteen letters!") == KA_INVALID);
+    CHECK(pthread_getname_np(pthread_self(), name, sizeof name) == 0);
+    CHECK(strcmp(name, "fifteen letters") == 0);
+    return NULL;
+}
+
+static void thread_can_name_itself(void)
+{
+    check_join(check_thread(name_main, NULL));
+}
+
+/* ---------------------------------------------------------------- worker: CPU */
+
+#ifdef __linux__
+
+enum { NO_SUCH_CPU = 100000 };
+
+/* The CPUs of the calling thread; *last: the last of them. */
+static cpu_set_t own_cpus(int *last)
+{
+    cpu_set_t cpus;
+
+    CHECK(sched_getaffinity(0, sizeof cpus, &cpus) == 0);
+    for (*last = CPU_SETSIZE - 1; !CPU_ISSET((size_t)*last, &cpus);)
+        --*last;
+    return cpus;
+}
+
+static int is_on_its_cpu(const puppet *p)
+{
+    cpu_set_t cpus;
+
+    CHECK(sched_getaffinity(0, sizeof cpus, &cpus) == 0);
+    return CPU_COUNT(&cpus) == 1 && CPU_ISSET((size_t)p->worker.cpu, &cpus) &&
+           sched_getcpu() == p->worker.cpu;
+}
+
+static int64_t plan_ten_steps_on_its_cpu(puppet *p, int step)
+{
+    CHECK(is_on_its_cpu(p));
+    return step < 10 ? KAI_STEP_AGAIN : KAI_STEP_END;
+}
+
+static void bound_worker_is_on_its_cpu_from_the_first_step_on(void)
+{
+    int last;
+    cpu_set_t before = own_cpus(&last), after;
+
+    for (int cpu = 0; cpu <= last; cpu += last ? last : 1) {
+        for (int i = 0; i < 50; i++) {
+            puppet p;
+            if (!CPU_ISSET((size_t)cpu, &before))
+                break;
+            prepare(&p, plan_ten_steps_on_its_cpu, 0);
+            p.worker.bound = 1;
+            p.worker.cpu = cpu;
+            CHECK(kai_worker_start(&p.worker) == 0);
+            CHECK(ka_wait_workers(-1) == KA_OK);
+            CHECK(atomic_load(&p.steps) == 10 && atomic_load(&p.ended) == 1);
+            kai_wake_fini(&p.worker.wake);
+        }
+    }
+    after = own_cpus(&last);
+    CHECK(CPU_EQUAL(&before, &after));
+}
+
+static void end_may_free_a_bound_worker(void)
+{
+    int last;
+
+    own_cpus(&last);
+    for (int i = 0; i < 200; i++) {
+        puppet *p = calloc(1, sizeof *p);
+        CHECK(p);
+        prepare(p, i % 2 ? plan_ten_steps : plan_end_at_second_look, 0);
+        p->worker.end = free_puppet;
+        p->worker.bound = 1;
+        p->worker.cpu = last;
+        CHECK(kai_worker_start(&p->worker) == 0);
+    }
+    CHECK(ka_wait_workers(-1) == KA_OK);
+}
+
+static void worker_that_cannot_be_bound_makes_no_step(void)
+{
+    static const int wrong[] = {-1, NO_SUCH_CPU};
+
+    for (unsigned i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        puppet p;
+        prepare(&p, plan_idle, 0);
+        p.worker.bound = 1;
+        p.worker.cpu = wrong[i];
+        CHECK(kai_worker_start(&p.worker) == EINVAL);
+        CHECK(ka_wait_workers(0) == KA_OK);
+        CHECK(atomic_load(&p.steps) == 0 && atomic_load(&p.ended) == 0);
+        kai_wake_fini(&p.worker.wake);
+    }
+    CHECK(strstr(kai_worker_refusal(EINVAL), "CPU"));
+    CHECK(strstr(kai_worker_refusal(EAGAIN), "limit of threads"));
+}
+
+#endif
 
 /* ---------------------------------------------------------------- ka_wait_workers */
 
@@ -668,6 +820,53 @@ static void jobs_run_in_order_on_one_thread_of_their_own(void)
     CHECK(strcmp(o.name, "ka-jobs") == 0 && blocks_all(&o.mask));
 }
 
+#ifdef __linux__
+
+typedef struct {
+    kai_job job;
+    cpu_set_t cpus;
+    _Atomic int done;
+} cpus_job;
+
+static void run_cpus(kai_job *job)
+{
+    cpus_job *j = (cpus_job *)(void *)job;
+
+    CHECK(sched_getaffinity(0, sizeof j->cpus, &j->cpus) == 0);
+    atomic_store(&j->done, 1);
+}
+
+static void *submit_bound_main(void *arg)
+{
+    void **both = arg;
+    cpu_set_t one;
+    int last;
+
+    own_cpus(&last);
+    CPU_ZERO(&one);
+    CPU_SET((size_t)last, &one);
+    CHECK(pthread_setaffinity_np(pthread_self(), sizeof one, &one) == 0);
+    CHECK(kai_control_submit(both[0], both[1]) == 0);
+    return NULL;
+}
+
+static void control_keeps_the_cpus_of_its_owner(void)
+{
+    cpus_job job = {.job.run = run_cpus};
+    int last;
+    cpu_set_t own = own_cpus(&last);
+    office o;
+
+    open_office(&o);
+    kai_control_keep_cpus(&o.control);
+    check_join(check_thread(submit_bound_main, (void *[]){&o.control, &job.job}));
+    CHECK_SOON(atomic_load(&job.done));
+    CHECK(CPU_EQUAL(&own, &job.cpus));
+    close_office(&o);
+}
+
+#endif
+
 static int is_ending(kai_control *control)
 {
     int ending;
@@ -755,6 +954,14 @@ int main(void)
     RUN(step_with_a_deadline_is_not_run_before_it);
     RUN(warm_worker_naps_and_looks_without_being_notified);
     RUN(worker_parks_when_it_is_no_longer_warm_and_work_warms_it);
+    RUN(spinning_worker_never_sleeps);
+    RUN(spinning_worker_needs_no_notification_to_end);
+    RUN(thread_can_name_itself);
+#ifdef __linux__
+    RUN(bound_worker_is_on_its_cpu_from_the_first_step_on);
+    RUN(end_may_free_a_bound_worker);
+    RUN(worker_that_cannot_be_bound_makes_no_step);
+#endif
     RUN(waiting_for_workers_times_out_and_not_before);
     RUN(every_waiter_is_told_of_the_last_workers_end);
     RUN(waiting_that_meets_the_last_end_is_told);
@@ -767,6 +974,9 @@ int main(void)
     RUN(losses_add_up);
     RUN(control_has_no_thread_before_the_first_job);
     RUN(jobs_run_in_order_on_one_thread_of_their_own);
+#ifdef __linux__
+    RUN(control_keeps_the_cpus_of_its_owner);
+#endif
     RUN(join_runs_what_is_queued);
     RUN(jobs_of_many_threads_all_run);
 #ifdef __GLIBC__
