@@ -15,7 +15,7 @@ import confluent_kafka
 from clients import Broker, temporary_topic
 from consume import consumer_cases, fill, prefetched_cases
 from produce import PAYLOAD, send_cases, throughput_cases
-from table import TABLES, Case, Result, show
+from table import TABLES, Case, measure, show
 
 import kafka_async
 
@@ -24,7 +24,7 @@ def main() -> int:
     """Run the comparison that the command line asks for."""
     arguments = _parse()
     with contextlib.ExitStack() as stack:
-        results = _measure(_cases(arguments, stack), arguments.rounds)
+        results = measure(_cases(arguments, stack), arguments.rounds)
     environment = _environment(arguments)
     print("\n".join(f"{name}: {value}" for name, value in environment.items()), end="\n\n")
     print(show(results))
@@ -59,18 +59,6 @@ def _cases(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> list[C
         fill(source, arguments.messages)
         cases += consumer_cases(source, arguments.messages) + prefetched_cases(source, arguments.messages)
     return [case for case in cases if case.group in arguments.only]
-
-
-def _measure(cases: list[Case], rounds: int) -> list[Result]:
-    """Run every case once a round, so that what the machine does meanwhile falls on all alike."""
-    results = [Result(case.group, case.name) for case in cases]
-    pairs = list(zip(cases, results, strict=True))
-    for number in range(rounds):
-        # Every other round goes backwards: no case always follows the same one.
-        for case, result in pairs if number % 2 == 0 else reversed(pairs):
-            print(f"round {number + 1}/{rounds}: {case.group}: {case.name}", file=sys.stderr)
-            result.add(case.run())
-    return results
 
 
 def _environment(arguments: argparse.Namespace) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -30,6 +31,18 @@ class Result:
         """Take the values of one more round."""
         for quantity, value in values.items():
             self.values.setdefault(quantity, []).append(value)
+
+
+def measure(cases: list[Case], rounds: int) -> list[Result]:
+    """Run every case once a round, so that what the machine does meanwhile falls on all alike."""
+    results = [Result(case.group, case.name) for case in cases]
+    pairs = list(zip(cases, results, strict=True))
+    for number in range(rounds):
+        # Every other round goes backwards: no case always follows the same one.
+        for case, result in pairs if number % 2 == 0 else reversed(pairs):
+            print(f"round {number + 1}/{rounds}: {case.group}: {case.name}", file=sys.stderr)
+            result.add(case.run())
+    return results
 
 
 # Group -> (title, {quantity: (heading, factor for showing, decimals)}).

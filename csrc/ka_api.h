@@ -45,8 +45,9 @@ enum {
     KA_OFFSET_NONE = -1001
 };
 
-/* How a thread waits for work: sleep for a notification at once, after having napped for a while, or
- * never. A notification of a thread that does not sleep is no system call. */
+/* How a thread waits for work. WARM: while work keeps coming it naps between looks, else it sleeps until it
+ * is notified. PARK: it sleeps at once. SPIN: it never sleeps and takes a core. To notify a thread that
+ * sleeps is a system call, any other costs next to nothing. */
 enum { KA_IDLE_WARM = 0, KA_IDLE_PARK = 1, KA_IDLE_SPIN = 2 };
 
 /* Bytes that librdkafka adds to key, value and headers before it compares with message.max.bytes. */
@@ -304,7 +305,7 @@ typedef struct {
     int32_t group;          /* 1: conf has the application's own group.id */
     int32_t store_offsets;  /* 1: processed messages are stored for auto-commit */
     int64_t default_offset; /* where a partition without an offset begins when there is no group */
-    int32_t idle;           /* KA_IDLE_*: how ka_wait_consumer_ready() waits */
+    int32_t idle;           /* KA_IDLE_*: how ka_wait_consumer_ready() waits; WARM is as PARK */
     int32_t bound, cpu;     /* bound 1: the worker runs on this CPU alone, counted from 0 */
 } ka_consumer_options;
 

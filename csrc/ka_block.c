@@ -207,7 +207,7 @@ static int spin_until_ready(ka_consumer *c, int64_t deadline, int slept)
     int result;
 
     while ((result = check_ready(c, slept)) == KA_EMPTY) {
-        kai_spin(0);
+        kai_spin();
         if (kai_now_ns() >= deadline)
             slept = KA_TIMEOUT;
     }

@@ -16,7 +16,7 @@ enum {
 };
 
 static const int64_t RELEASE_TIMEOUT_US = 5000000;
-static const int64_t WARM_NS = 10000000; /* see docs/design.md, "The idle worker" */
+static const int64_t WARM_NS = 5000000; /* see docs/design.md, "The idle worker" */
 
 /* Under topics_lock. */
 static topic *topic_at(ka_producer *p, int32_t number)

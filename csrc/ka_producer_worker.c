@@ -385,8 +385,10 @@ int64_t kai_producer_step(void *self)
     int called = kai_serve_calls(p), flushed = serve_flushes(p);
     int64_t next = earlier(p->record_due_ns, serve_timeouts(p));
 
-    if (drained || served || called || flushed)
+    if (drained)
         return KAI_STEP_AGAIN;
+    if (served || called || flushed)
+        return KAI_STEP_SERVED;
     if (atomic_load(&p->state) == CLOSING)
         return earlier(next, serve_close(p));
     return p->refresh_ns == KAI_FOREVER ? next : earlier(next, serve_refresh(p));

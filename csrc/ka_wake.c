@@ -42,12 +42,11 @@ static void pause_processor(void)
 #endif
 }
 
-void kai_spin(int alone)
+void kai_spin(void)
 {
     for (int i = 0; i < SPIN_PAUSES; i++)
         pause_processor();
-    if (!alone)
-        sched_yield();
+    sched_yield();
 }
 
 uint32_t kai_wake_prepare(kai_wake *wake)

@@ -68,9 +68,9 @@ static inline void kai_wake_notify(kai_wake *wake)
         kai_wake_all(wake);
 }
 
-/* A moment between two looks of a thread that waits without sleeping. Unless it is alone on its CPU,
- * others that must run there need not wait for the end of its time slice. */
-void kai_spin(int alone);
+/* A moment between two looks of a thread that waits without sleeping. Others that must run on its CPU
+ * do so, and need not wait for the end of its time slice. */
+void kai_spin(void);
 
 /* Monotonic time. */
 int64_t kai_now_ns(void);

@@ -14,7 +14,7 @@
 #include <sys/prctl.h>
 #endif
 
-enum { NAP_NS = 50000, NAME_LEN = 15 };
+enum { NAP_LEAST_NS = 50000, NAP_MOST_NS = 200000, NAME_LEN = 15 };
 
 _Atomic uint32_t kai_process;
 
@@ -109,23 +109,52 @@ static int start_thread(pthread_t *thread, void *(*run)(void *), void *arg)
     return error;
 }
 
-static void nap(void)
-{
-    struct timespec time = {0, NAP_NS};
+/* How a worker rests between steps without work. */
+typedef struct {
+    int64_t asked_ns;      /* when callers brought work last */
+    int64_t warm_until_ns; /* it naps until then */
+} rest;
 
+/* What comes at longer intervals than warm_ns would find it parked each time, and every nap would
+ * have been for nothing; so one piece of work alone does not warm. */
+static void warm_up(rest *r, const kai_worker *worker)
+{
+    int64_t now = kai_now_ns();
+
+    if (now - r->asked_ns < worker->warm_ns)
+        r->warm_until_ns = now + worker->warm_ns;
+    r->asked_ns = now;
+}
+
+/* The longer nothing has come, the longer the nap: what comes then waits for a small part of the time
+ * that it let pass. */
+static void nap(int64_t quiet_ns)
+{
+    struct timespec time = {0, NAP_LEAST_NS};
+
+    if (quiet_ns / 4 > NAP_LEAST_NS)
+        time.tv_nsec = quiet_ns / 4 < NAP_MOST_NS ? (long)(quiet_ns / 4) : NAP_MOST_NS;
     nanosleep(&time, NULL);
 }
 
 /* Before another look. 0: it is time to park. */
-static int stay_awake(const kai_worker *worker, int64_t worked_ns)
+static int stay_awake(const rest *r, const kai_worker *worker)
 {
-    if (worker->spin)
-        kai_spin(worker->bound);
-    else if (worker->warm_ns && kai_now_ns() - worked_ns < worker->warm_ns)
-        nap();
-    else
+    int64_t now;
+
+    if (worker->spin) {
+        kai_spin();
+        return 1;
+    }
+    if (!worker->warm_ns || (now = kai_now_ns()) >= r->warm_until_ns)
         return 0;
+    nap(now - r->asked_ns);
     return 1;
+}
+
+static int is_idle(int64_t next)
+{
+    return next != KAI_STEP_AGAIN && next != KAI_STEP_SERVED && next != KAI_STEP_END;
 }
 
 /* Sleep for a notification. The step after prepare is the second look that makes it safe. */
@@ -134,28 +163,29 @@ static int64_t park(kai_worker *worker)
     uint32_t key = kai_wake_prepare(&worker->wake);
     int64_t next = worker->step(worker->self);
 
-    if (next == KAI_STEP_AGAIN || next == KAI_STEP_END)
-        kai_wake_cancel(&worker->wake);
-    else
+    if (is_idle(next))
         kai_wake_sleep(&worker->wake, key, next);
+    else
+        kai_wake_cancel(&worker->wake);
     return next;
 }
 
 static void work(kai_worker *worker)
 {
-    int64_t worked_ns = kai_now_ns(), next;
+    rest r = {.asked_ns = kai_now_ns()};
+    int64_t next;
 
 #ifdef __linux__
     prctl(PR_SET_TIMERSLACK, 1UL, 0UL, 0UL, 0UL); /* the default of 50 us would double a nap */
 #endif
-    while ((next = worker->step(worker->self)) != KAI_STEP_END) {
-        if (next != KAI_STEP_AGAIN && !stay_awake(worker, worked_ns))
+    r.warm_until_ns = r.asked_ns + worker->warm_ns;
+    do {
+        next = worker->step(worker->self);
+        if (is_idle(next) && !stay_awake(&r, worker))
             next = park(worker);
-        if (next == KAI_STEP_END)
-            break;
         if (next == KAI_STEP_AGAIN)
-            worked_ns = kai_now_ns();
-    }
+            warm_up(&r, worker);
+    } while (next != KAI_STEP_END);
     worker->end(worker->self);
 }
 

@@ -12,13 +12,15 @@
 
 #include "ka_wake.h"
 
-/* What a step returns, beside the time (kai_now_ns) of the next step if nobody wakes it. */
-enum { KAI_STEP_AGAIN = 0, KAI_STEP_END = -1 };
+/* What a step returns, beside the time (kai_now_ns) of the next step if nobody wakes it. AGAIN: it did work
+ * that callers brought, whose notifications must be cheap. SERVED: it did something else. */
+enum { KAI_STEP_AGAIN = 0, KAI_STEP_END = -1, KAI_STEP_SERVED = -2 };
 
 /* A thread that calls step(self) until that returns KAI_STEP_END, then end(self), which may free
- * self and the worker in it. Between steps without work it naps for warm_ns after the
- * last work, when a notification costs the notifier no system call, then it parks. With spin set it
- * does neither: it takes all of a processor, and no notification is ever a system call. */
+ * self and the worker in it. Without work it parks: it sleeps until it is notified. But where callers
+ * brought work twice within warm_ns, it naps for so long first, when a notification costs the notifier
+ * no system call. With spin set it does neither: it takes all of a processor, and no
+ * notification is ever a system call. */
 typedef struct {
     kai_wake wake;
     const char *name; /* up to 15 characters */
