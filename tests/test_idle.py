@@ -38,9 +38,15 @@ def threads(name: str) -> list[int]:
 
 
 def new_thread(name: str, before: list[int]) -> int:
-    wait_for(lambda: set(threads(name)) - set(before))
-    (thread,) = set(threads(name)) - set(before)
-    return thread
+    """Wait for the one that has come; a thread that it starts has its name too until it sets its own."""
+    new: list[int] = []
+
+    def is_alone() -> bool:
+        new[:] = [thread for thread in threads(name) if thread not in before]
+        return len(new) == 1
+
+    wait_for(is_alone)
+    return new[0]
 
 
 def cpu_seconds(thread: int) -> float:
