@@ -212,6 +212,7 @@ class Dispatcher:
         return wait(lambda timeout_us: lib.ka_wait_producer_told(self._native, count, even_closed, timeout_us), timeout)
 
     def _run(self) -> None:
+        lib.ka_thread_name(b"ka-delivery")
         results = ffi.new("ka_result[]", _BATCH)
         memory = ffi.buffer(results)
         while True:
