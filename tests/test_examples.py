@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from support import reader, send_all
+from support import read, reader, send_all, wait_for
 
 from kafka_async.testing import MockCluster
 
@@ -64,3 +64,20 @@ def test_group_example_counts_what_its_group_reads(cluster: MockCluster, topic: 
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 0, output
+
+
+def test_exactly_once_example_commits_results_and_progress(cluster: MockCluster) -> None:
+    cluster.create_topic("orders", 1)
+    cluster.create_topic("priced", 1)
+    send_all(cluster.bootstrap_servers, "orders", [b"%d" % number for number in range(250)])
+    with (
+        start("exactly_once.py", cluster.bootstrap_servers) as process,
+        reader(cluster.bootstrap_servers, "priced") as consumer,
+    ):
+        results = [message.value for message in read(consumer, 250, limit=30)]
+        wait_for(lambda: consumer.poll_message(0.5) is None)
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=LIMIT_S)
+    assert results == [b"priced %d" % number for number in range(250)]
+    assert process.returncode == 0, output
+    assert "250 orders priced" in output

@@ -89,6 +89,7 @@ class Objects:
         self.where = ffi.new("ka_partition *")
         self.cluster = cluster
         self.producer_options = ffi.new("ka_producer_options *", {"queue_messages": 10, "queue_bytes": 1000})
+        self.consumer_options = ffi.new("ka_consumer_options *", (10, 1000, 0, 0, 0, 0))
         self.value, self.value_len = ffi.new("char[]", b"v"), ffi.new("int64_t *", 1)
         self.status = ffi.new("int32_t[]", 1)
         batch = {"count": 1, "data": self.value, "value_len": self.value_len, "status": self.status}
@@ -100,7 +101,6 @@ class Objects:
         self.stopped_consumer = self.spare_consumer()
         lib.ka_consumer_close(self.stopped_consumer, 0)
         self.group = lib.ka_consumer_group(self.stopped_consumer)
-        self.consumer_options = ffi.new("ka_consumer_options *", (10, 1000, 0, 0, 0, 0))
         self.names = (b"new-%d" % number for number in itertools.count())
 
     def arguments(self) -> dict[str, Callable[[], tuple[Any, ...]]]:

@@ -10,6 +10,10 @@ from support import run_python
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+PRINTED = [
+    ["LatencySummary(count=1000", "b'EURUSD' b'250' [('source', b'demo')]"],
+    ["100 more than 0", "callback: offset 1", "RecordMetadata(topic='orders', partition=0, offset=102"],
+]
 
 
 def test_there_is_code_and_it_is_short() -> None:
@@ -17,13 +21,13 @@ def test_there_is_code_and_it_is_short() -> None:
     assert all(len(block.splitlines()) <= 25 for block in BLOCKS)
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: f"{len(block)} characters")
-def test_code_works_as_pasted(block: str) -> None:
+@pytest.mark.parametrize(("block", "printed"), list(zip(BLOCKS, PRINTED, strict=True)), ids=["first", "outcomes"])
+def test_code_works_as_pasted(block: str, printed: list[str]) -> None:
     done = run_python(block)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    assert "LatencySummary(count=1000" in done.stdout
-    assert "b'EURUSD' b'250' [('source', b'demo')]" in done.stdout
+    for text in printed:
+        assert text in done.stdout
 
 
 def test_every_link_leads_somewhere() -> None:
