@@ -255,11 +255,18 @@ int64_t ka_wait_producer_closed(ka_producer *p, int64_t timeout_us)
     return kai_wait_until(&p->progressed, timeout_us, check_closed, p, 0);
 }
 
+void kai_producer_disown(ka_producer *p)
+{
+    if (atomic_fetch_sub(&p->owners, 1) == 1)
+        kai_lose(ka_producer_unreported(p, 0) +
+                 (atomic_load(&p->told) ? 0 : atomic_load(&p->lost)));
+    kai_producer_unreference(p);
+}
+
 void kai_producer_unreference(ka_producer *p)
 {
     if (atomic_fetch_sub(&p->references, 1) > 1)
         return;
-    kai_lose(ka_producer_unreported(p, 0) + (atomic_load(&p->told) ? 0 : atomic_load(&p->lost)));
     for (int32_t i = 0; i < p->topics; i++)
         free(topic_at(p, i)->name);
     for (int32_t i = 0; i < p->topics; i += TOPIC_CHUNK)
@@ -283,7 +290,7 @@ void ka_producer_release(ka_producer *p)
     if (kai_producer_is_foreign(p))
         return;
     ka_producer_close(p, RELEASE_TIMEOUT_US);
-    kai_producer_unreference(p);
+    kai_producer_disown(p);
 }
 
 /* Runs on librdkafka's threads when a report is there. */
@@ -339,6 +346,7 @@ static ka_producer *new_producer(const ka_conf *conf, const ka_producer_options 
     }
     p->process = atomic_load(&kai_process);
     atomic_init(&p->references, 2);
+    atomic_init(&p->owners, 2);
     kai_failures_init(&p->failures);
     pthread_mutex_init(&p->topics_lock, NULL);
     pthread_mutex_init(&p->calls_lock, NULL);

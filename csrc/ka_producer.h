@@ -155,6 +155,7 @@ struct ka_producer {
     int32_t default_topic;  /* < 0: none */
     uint32_t process;       /* kai_process at open */
     _Atomic int references; /* the facade's, the worker's, the teller's; the last one frees */
+    _Atomic int owners;     /* the facade and the worker; the last one counts what was lost */
 
     /* Callers and worker. */
     _Alignas(KAI_CACHE_LINE) _Atomic uint64_t room;
@@ -264,6 +265,8 @@ topic *kai_topic_at(ka_producer *p, int32_t number);
 void kai_producer_snapshot(ka_producer *p, ka_producer_stats *stats);
 /* Drop one of the references. */
 void kai_producer_unreference(ka_producer *p);
+/* The same for the facade and the worker. */
+void kai_producer_disown(ka_producer *p);
 
 /* ka_send.c */
 

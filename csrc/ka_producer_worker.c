@@ -418,5 +418,5 @@ void kai_producer_end(void *self)
         p->chunks = chunk->next;
         free(chunk);
     }
-    kai_producer_unreference(p);
+    kai_producer_disown(p);
 }

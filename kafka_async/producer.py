@@ -350,14 +350,13 @@ class Producer:
         token = self._dispatcher.expect(
             Waiting(topic, _payload.kept(key), _payload.kept(value), packed, on_delivery, delivery)
         )
-        status = lib.KA_FULL
-        try:
-            status = _send_record(*record, token)
-            if status != lib.KA_OK:
-                status = self._retry(status, record, token)
-        finally:
-            if status != lib.KA_OK:
-                self._dispatcher.forget(token)
+        # An exception of a signal handler may come after the core has accepted, before its answer is seen here:
+        # so no `finally` forgets the token, only an answer that says no.
+        status = _send_record(*record, token)
+        if status != lib.KA_OK:
+            status = self._retry(status, record, token)
+        if status != lib.KA_OK:
+            self._dispatcher.forget(token)
         if status == lib.KA_DROPPED and delivery is not None:
             delivery.set_exception(self._refusal(lib.KA_FULL, (record[5], record[7], len(packed))))
         return status
@@ -369,7 +368,11 @@ class Producer:
         deadline = None if self._block_timeout is None else time.monotonic() + self._block_timeout
         size = record[5] + record[7] + record[9]
         while status == lib.KA_FULL:  # another thread may take the room that was waited for
-            status = self._wait_room(size, token != 0, deadline)
+            try:
+                status = self._wait_room(size, token != 0, deadline)
+            except BaseException:
+                self._dispatcher.forget(token)
+                raise
             if status != lib.KA_OK:
                 return status
             status = _send_record(*record, token)
