@@ -18,7 +18,10 @@ from typing import Any
 from clients import TIMEOUT_S, Broker, Properties, opened_confluent_producer, opened_producer
 from table import Case, Values
 
+from kafka_async import DeliveryReport
+
 PAYLOAD = b"x" * 100
+BATCH = 1000
 
 
 class Outcomes:
@@ -35,12 +38,24 @@ class Outcomes:
             self.failed += 1
 
 
+class Reports:
+    """Counts delivery reports of ours; the least that an application does with them."""
+
+    def __init__(self) -> None:
+        self.delivered = 0
+
+    def __call__(self, report: DeliveryReport) -> None:
+        """Take a report."""
+        self.delivered += report.error is None
+
+
 def send_cases(broker: Broker, calls: int) -> list[Case]:
     """List what measures the time inside a call, alone and beside a busy Python thread."""
     cases = []
     for name, run in _rivals(broker, {"linger.ms": 0}).items():
         cases.append(Case("send", name, partial(run, _time_calls, calls)))
         cases.append(Case("send", f"{name}, busy thread", partial(run, _time_calls_busy, calls)))
+    cases.append(Case("send", f"kafka_async send_many of {BATCH}, per message", partial(_time_batches, broker, calls)))
     return cases
 
 
@@ -58,10 +73,11 @@ Run = Callable[[Measure, int], Values]
 
 
 def _rivals(broker: Broker, config: Properties) -> dict[str, Run]:
-    def ours(measure: Measure, count: int) -> Values:
+    def ours(measure: Measure, count: int, statement: str = "send(value)") -> Values:
+        outcomes = Reports()
         with opened_producer(broker, config) as producer:
-            names = {"send": producer.send}
-            values = measure("send(value)", names, lambda: producer.flush(TIMEOUT_S), count)
+            names = {"send": producer.send, "submit": producer.submit, "outcomes": outcomes}
+            values = measure(statement, names, lambda: producer.flush(TIMEOUT_S), count)
             metrics = producer.metrics()
         if metrics.delivered != metrics.accepted:
             raise RuntimeError(f"not everything was delivered: {metrics}")
@@ -82,8 +98,16 @@ def _rivals(broker: Broker, config: Properties) -> dict[str, Run]:
     def with_outcome(measure: Measure, count: int) -> Values:
         return theirs(measure, count, "produce(topic, value, on_delivery=outcomes); poll(0)")
 
+    def with_callback(measure: Measure, count: int) -> Values:
+        return ours(measure, count, "send(value, on_delivery=outcomes)")
+
+    def with_future(measure: Measure, count: int) -> Values:
+        return ours(measure, count, "submit(value)")
+
     return {
         "kafka_async send": ours,
+        "kafka_async send(on_delivery)": with_callback,
+        "kafka_async submit": with_future,
         "confluent produce, outcome unknown": bare,
         "confluent produce(on_delivery) + poll(0)": with_outcome,
     }
@@ -120,6 +144,19 @@ def _time_delivery(statement: str, names: dict[str, Any], flush: Callable[[], No
     timeit.Timer(statement, globals={**names, "value": PAYLOAD}).timeit(messages)
     flush()
     return {"messages_s": messages / (time.perf_counter() - begin)}
+
+
+def _time_batches(broker: Broker, messages: int) -> Values:
+    values = [PAYLOAD] * BATCH
+    with opened_producer(broker, {"linger.ms": 0}) as producer:
+        cpu = time.thread_time_ns()
+        wall_s = timeit.Timer("send_many(values)", globals={"send_many": producer.send_many, "values": values}).timeit(
+            messages // BATCH
+        )
+        cpu = time.thread_time_ns() - cpu
+        producer.flush(TIMEOUT_S)
+    sent = messages // BATCH * BATCH
+    return {"loop_ns": wall_s * 1e9 / sent, "loop_cpu_ns": cpu / sent}
 
 
 @contextlib.contextmanager

@@ -146,8 +146,26 @@ static call *next_call(ka_producer *p)
     return c;
 }
 
+/* Purged on request: what makes room is not. */
+static int64_t purged_so_far(ka_producer *p)
+{
+    return atomic_load(&p->purged) - atomic_load(&p->evicted);
+}
+
+/* One purge at a time, so that each counts its own messages. */
+static int is_purge_ready(ka_producer *p, call *c)
+{
+    if (p->purging)
+        return 0;
+    if (c->purged_before < 0)
+        c->purged_before = purged_so_far(p);
+    if (p->discard_end < c->ring_end)
+        p->discard_end = c->ring_end;
+    return p->drained >= c->ring_end;
+}
+
 /* Whether a call's turn has come; sees to it that it comes. */
-static int is_ready(ka_producer *p, const call *c)
+static int is_ready(ka_producer *p, call *c)
 {
     switch (c->kind) {
     case KA_COMMIT:
@@ -158,11 +176,7 @@ static int is_ready(ka_producer *p, const call *c)
         p->discard_end = kai_all_held(p) ? p->drained : UINT64_MAX;
         return kai_all_held(p);
     case CALL_PURGE:
-        if (p->purging)
-            return 0;
-        if (p->discard_end < c->ring_end)
-            p->discard_end = c->ring_end;
-        return p->drained >= c->ring_end;
+        return is_purge_ready(p, c);
     default:
         return 1;
     }
@@ -199,7 +213,7 @@ static int finish_purge(ka_producer *p)
     p->purging = NULL;
     if (p->flight_due_ns != KAI_FOREVER)
         p->flight_due_ns = 0; /* look which is the next */
-    finish(c, KA_OK, atomic_load(&p->purged) - c->purged_before, NULL);
+    finish(c, KA_OK, purged_so_far(p) - c->purged_before, NULL);
     return 1;
 }
 
@@ -224,12 +238,13 @@ int kai_serve_calls(ka_producer *p)
 
 static int run_purge(call *c, int timeout_ms, ka_error *error)
 {
+    ka_producer *p = c->p;
+
     (void)timeout_ms, (void)error;
     /* Waits until each of librdkafka's threads has given back what it held. */
-    rd_kafka_purge(c->p->rk,
-                   RD_KAFKA_PURGE_F_QUEUE | (c->in_flight ? RD_KAFKA_PURGE_F_INFLIGHT : 0));
-    atomic_store(&c->ran, 1); /* release: partner is finish_purge() */
-    kai_wake_notify(&c->p->worker.wake);
+    rd_kafka_purge(p->rk, RD_KAFKA_PURGE_F_QUEUE | (c->in_flight ? RD_KAFKA_PURGE_F_INFLIGHT : 0));
+    atomic_store(&c->ran, 1); /* release: partner is finish_purge(), which frees the call */
+    kai_wake_notify(&p->worker.wake);
     return KA_EMPTY;
 }
 
@@ -250,7 +265,7 @@ ka_command *ka_producer_purge(ka_producer *p, int in_flight)
         return NULL;
     c->in_flight = in_flight;
     c->ring_end = kai_ring_tail(&p->ring);
-    c->purged_before = atomic_load(&p->purged);
+    c->purged_before = -1;
     return call_submit(p, c);
 }
 

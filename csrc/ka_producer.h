@@ -127,10 +127,10 @@ typedef struct call {
     int64_t value;
     /* Purge. */
     int in_flight;
-    int reviving;      /* only what is over ends, the rest is produced again */
-    uint64_t ring_end; /* what was in the ring */
-    int64_t purged_before;
-    _Atomic int ran; /* all reports of it are there */
+    int reviving;          /* only what is over ends, the rest is produced again */
+    uint64_t ring_end;     /* what was in the ring */
+    int64_t purged_before; /* < 0: its turn has not come */
+    _Atomic int ran;       /* all reports of it are there */
     /* Partitions. */
     int32_t topic;
     int connect;
