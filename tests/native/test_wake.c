@@ -356,6 +356,198 @@ static void sleep_goes_on_after_a_signal_handler(void)
 
 #endif
 
+/* ---------------------------------------------------------------- kai_wait_until() */
+
+/* A condition, and how often it was looked at. */
+typedef struct {
+    kai_wake wake;
+    _Atomic int64_t result;
+    int64_t true_from_ns, arg;
+    _Atomic int looks, waited; /* waited: the wait's result, 1: none yet */
+    int64_t timeout_us;
+} watched;
+
+static int64_t look(void *self, int64_t arg)
+{
+    watched *w = self;
+
+    CHECK(arg == w->arg);
+    atomic_fetch_add(&w->looks, 1);
+    if (w->true_from_ns && kai_now_ns() >= w->true_from_ns)
+        return 17;
+    return atomic_load(&w->result);
+}
+
+static watched *watch(int64_t result)
+{
+    static watched w;
+
+    memset(&w, 0, sizeof w);
+    kai_wake_init(&w.wake);
+    atomic_store(&w.result, result);
+    atomic_store(&w.waited, 1);
+    w.arg = 1234567890123;
+    return &w;
+}
+
+static int64_t wait_until(watched *w, int64_t timeout_us)
+{
+    int64_t result = kai_wait_until(&w->wake, timeout_us, look, w, w->arg);
+
+    CHECK(atomic_load(&w->wake.sleepers) == 0);
+    return result;
+}
+
+static void wait_returns_what_its_condition_says(void)
+{
+    static const int64_t results[] = {KA_OK, KA_CLOSED, KA_TIMEOUT, 3, INT64_MAX, INT64_MIN};
+
+    for (unsigned i = 0; i < sizeof results / sizeof *results; i++) {
+        watched *w = watch(results[i]);
+        for (int64_t timeout_us = -1; timeout_us < 2; timeout_us++)
+            CHECK(wait_until(w, timeout_us) == results[i]);
+        CHECK(atomic_load(&w->looks) == 3);
+        CHECK(atomic_load(&w->wake.sequence) == 0);
+        kai_wake_fini(&w->wake);
+    }
+}
+
+static void wait_without_time_looks_once(void)
+{
+    watched *w = watch(KA_EMPTY);
+
+    CHECK(wait_until(w, 0) == KA_TIMEOUT);
+    CHECK(atomic_load(&w->looks) == 1);
+    kai_wake_fini(&w->wake);
+}
+
+static void wait_ends_at_its_time_and_looks_once_more(void)
+{
+    watched *w = watch(KA_EMPTY);
+    int64_t start = kai_now_ns();
+
+    CHECK(wait_until(w, 20000) == KA_TIMEOUT);
+    CHECK(kai_now_ns() - start >= 20 * MS && atomic_load(&w->looks) >= 2);
+    /* What came true without a notification counts more than the time that is over. */
+    w->true_from_ns = kai_now_ns() + 20 * MS;
+    CHECK(wait_until(w, 30000) == 17);
+    kai_wake_fini(&w->wake);
+}
+
+static void *watch_main(void *arg)
+{
+    watched *w = arg;
+
+    atomic_store(&w->waited, (int)kai_wait_until(&w->wake, w->timeout_us, look, w, w->arg));
+    return NULL;
+}
+
+static void notification_for_no_reason_does_not_end_a_wait(void)
+{
+    watched *w = watch(KA_EMPTY);
+    pthread_t thread;
+
+    w->timeout_us = -1;
+    thread = check_thread(watch_main, w);
+    for (int i = 1; i <= 50; i++) {
+        CHECK_SOON(atomic_load(&w->looks) >= i && atomic_load(&w->wake.sleepers) == 1);
+        kai_wake_notify(&w->wake);
+        CHECK(atomic_load(&w->waited) == 1);
+    }
+    atomic_store(&w->result, KA_CLOSED);
+    kai_wake_notify(&w->wake);
+    check_join(thread);
+    CHECK(atomic_load(&w->waited) == KA_CLOSED && atomic_load(&w->wake.sleepers) == 0);
+    kai_wake_fini(&w->wake);
+}
+
+/* The condition is written and read without any order of its own. */
+typedef struct {
+    kai_wake wake[2];
+    _Atomic int64_t turn;
+    int64_t rounds;
+} match;
+
+static int64_t is_turn(void *self, int64_t turn)
+{
+    return atomic_load_explicit(&((match *)self)->turn, memory_order_relaxed) >= turn ? turn
+                                                                                      : KA_EMPTY;
+}
+
+static void play_match(match *m, int player)
+{
+    uint64_t seed = (uint64_t)player + 61;
+
+    for (int64_t turn = player; turn < m->rounds; turn += 2) {
+        check_spin(check_random(&seed, 200));
+        CHECK(kai_wait_until(&m->wake[player], -1, is_turn, m, turn) == turn);
+        atomic_store_explicit(&m->turn, turn + 1, memory_order_relaxed);
+        kai_wake_notify(&m->wake[!player]);
+    }
+}
+
+static void *second_of_match(void *arg)
+{
+    play_match(arg, 1);
+    return NULL;
+}
+
+static void waits_lose_no_notification(void)
+{
+    static match m;
+    pthread_t second;
+
+    m.rounds = CHECK_ROUNDS(60000);
+    kai_wake_init(&m.wake[0]);
+    kai_wake_init(&m.wake[1]);
+    second = check_thread(second_of_match, &m);
+    play_match(&m, 0);
+    check_join(second);
+    for (int i = 0; i < 2; i++) {
+        CHECK(atomic_load(&m.wake[i].sleepers) == 0);
+        kai_wake_fini(&m.wake[i]);
+    }
+}
+
+#if KAI_FUTEX
+
+static watched *signalled;
+
+static void make_it_true(int number)
+{
+    (void)number;
+    atomic_store(&signalled->result, KA_OK);
+}
+
+static int wait_until_signalled(void (*handler)(int number))
+{
+    struct sigaction action = {.sa_handler = handler};
+    watched *w = signalled = watch(KA_EMPTY);
+    pthread_t thread;
+
+    sigemptyset(&action.sa_mask);
+    CHECK(sigaction(SIGUSR1, &action, NULL) == 0);
+    w->timeout_us = 3600000000;
+    thread = check_thread(watch_main, w);
+    CHECK_SOON(atomic_load(&w->wake.sleepers) == 1);
+    while (atomic_load(&w->waited) == 1) {
+        check_pause();
+        pthread_kill(thread, SIGUSR1);
+    }
+    check_join(thread);
+    CHECK(atomic_load(&w->looks) >= 2 && atomic_load(&w->wake.sleepers) == 0);
+    kai_wake_fini(&w->wake);
+    return atomic_load(&w->waited);
+}
+
+static void signal_ends_a_wait_after_one_more_look(void)
+{
+    CHECK(wait_until_signalled(on_signal) == KA_INTERRUPTED);
+    CHECK(wait_until_signalled(make_it_true) == KA_OK);
+}
+
+#endif
+
 int main(void)
 {
     RUN(deadline_is_now_plus_the_timeout);
@@ -375,6 +567,14 @@ int main(void)
     RUN(handler_that_restarts_system_calls_interrupts_a_sleep_too);
 #else
     RUN(sleep_goes_on_after_a_signal_handler);
+#endif
+    RUN(wait_returns_what_its_condition_says);
+    RUN(wait_without_time_looks_once);
+    RUN(wait_ends_at_its_time_and_looks_once_more);
+    RUN(notification_for_no_reason_does_not_end_a_wait);
+    RUN(waits_lose_no_notification);
+#if KAI_FUTEX
+    RUN(signal_ends_a_wait_after_one_more_look);
 #endif
     return 0;
 }
