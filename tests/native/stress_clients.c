@@ -20,9 +20,9 @@ static void *send_all(void *arg)
 
     while (record[1] < EACH) {
         int status = ka_producer_send_record(producer, 0, (int32_t)record[0] % PARTITIONS, -1,
-                                             (const char *)record, sizeof record, "k", 1, NULL, 0);
+                                             (const char *)record, sizeof record, "k", 1, NULL, 0, 0);
         if (status == KA_FULL)
-            ka_wait_producer_room(producer, sizeof record + 1, -1);
+            ka_wait_producer_room(producer, sizeof record + 1, 0, -1);
         else
             CHECK(status == KA_OK);
         record[1] += status == KA_OK;
