@@ -19,8 +19,9 @@ static void *send_all(void *arg)
     int64_t record[2] = {(intptr_t)arg, 0}; /* sender, number */
 
     while (record[1] < EACH) {
-        int status = ka_producer_send_record(producer, 0, (int32_t)record[0] % PARTITIONS, -1,
-                                             (const char *)record, sizeof record, "k", 1, NULL, 0, 0);
+        int status =
+            ka_producer_send_record(producer, 0, (int32_t)record[0] % PARTITIONS, -1,
+                                    (const char *)record, sizeof record, "k", 1, NULL, 0, 0);
         if (status == KA_FULL)
             ka_wait_producer_room(producer, sizeof record + 1, 0, -1);
         else
