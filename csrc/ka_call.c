@@ -149,7 +149,12 @@ static call *next_call(ka_producer *p)
 /* Purged on request: what makes room is not. */
 static int64_t purged_so_far(ka_producer *p)
 {
-    return atomic_load(&p->purged) - atomic_load(&p->evicted);
+    int64_t count;
+
+    pthread_mutex_lock(&p->evict_lock); /* both change together */
+    count = atomic_load(&p->purged) - atomic_load(&p->evicted);
+    pthread_mutex_unlock(&p->evict_lock);
+    return count;
 }
 
 /* One purge at a time, so that each counts its own messages. */
