@@ -150,12 +150,13 @@ void kai_publish(ka_producer *p, const outcomes *o)
     epoch *e;
 
     if (o->messages) {
+        /* First: a flush that finds nothing outstanding must find the failures. */
+        atomic_fetch_add(&p->unreported, o->untold);
         if (p->on_full == KA_DROP_OLD)
             pthread_mutex_lock(&p->evict_lock);
         kai_publish_counts(p, o);
         if (p->on_full == KA_DROP_OLD)
             pthread_mutex_unlock(&p->evict_lock);
-        atomic_fetch_add(&p->unreported, o->untold);
         kai_wake_notify(&p->room_freed);
     }
     kai_results_announce(&p->results);

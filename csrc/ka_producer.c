@@ -78,7 +78,8 @@ int64_t ka_producer_flush(ka_producer *p)
         return KA_FORKED;
     if (room & ROOM_CLOSED)
         return KA_CLOSED;
-    if (room_messages(room) == 0)
+    /* A message leaves `room` before its result is announced, and its place after it was told. */
+    if (room_messages(room) == 0 && atomic_load(&p->results.reserved) == 0)
         return KA_OK;
     ticket = kai_ring_tail(&p->ring);
     asked = atomic_load(&p->flush_asked);
