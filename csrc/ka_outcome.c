@@ -77,9 +77,10 @@ void kai_flight_end(ka_producer *p, flight *f)
     p->free_flights = f;
 }
 
+/* A batch has one time, which may lie before a message that was accepted meanwhile. */
 static double seconds(int64_t ns)
 {
-    return (double)ns * 1e-9;
+    return ns > 0 ? (double)ns * 1e-9 : 0.0;
 }
 
 static void push_result(ka_producer *p, const origin *from, const kai_report *report, int64_t now)
