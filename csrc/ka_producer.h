@@ -204,6 +204,7 @@ struct ka_producer {
     _Alignas(KAI_CACHE_LINE) kai_worker worker;
     uint64_t drained;       /* ring position up to which records were given to librdkafka */
     uint64_t discard_end;   /* ring position up to which they are purged instead */
+    uint64_t passed;        /* bytes of condemned records that are not released yet */
     uint64_t closed_epochs; /* end of the last closed epoch */
     epoch *first_epoch, *last_epoch;
     epoch *empty;      /* closed ones whose last outcome is not published yet */

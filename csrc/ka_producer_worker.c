@@ -142,7 +142,7 @@ static const record *claim(ka_producer *p, uint64_t *end, int *evicted, int64_t 
     *evicted = shared && next <= p->unclaimed;
     p->record_due_ns = KAI_FOREVER;
     if (r && *evicted) {
-        p->condemned -= next - *end;
+        p->passed += next - *end;
     } else if (r && share_is_full(p) && next > p->discard_end &&
                !kai_is_over(p, r->accepted_ns, now)) {
         if (p->message_timeout_ns != KAI_FOREVER)
@@ -228,6 +228,8 @@ static void release_ring(ka_producer *p)
         pthread_mutex_lock(&p->evict_lock);
     kai_ring_release(&p->ring, p->drained);
     p->drained = kai_ring_head(&p->ring);
+    p->condemned -= p->passed; /* they take room until now */
+    p->passed = 0;
     if (p->unclaimed < p->drained)
         p->unclaimed = p->drained;
     if (p->on_full == KA_DROP_OLD)
