@@ -333,7 +333,7 @@ static int64_t count_lost(ka_producer *p)
     ka_producer_stats stats;
 
     kai_producer_snapshot(p, &stats);
-    if (p->closing_began)
+    if (is_open(atomic_load(&p->transaction))) /* a commit may have been quicker than the abort */
         return stats.accepted - atomic_load(&p->txn_accepted);
     return p->purged_at_ns ? stats.purged - p->purged_before : 0;
 }
