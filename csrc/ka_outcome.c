@@ -140,6 +140,7 @@ void kai_publish_counts(ka_producer *p, const outcomes *o)
     atomic_fetch_add_explicit(&p->delivered, o->delivered, memory_order_relaxed);
     atomic_fetch_add_explicit(&p->failed, o->failed, memory_order_relaxed);
     atomic_fetch_add_explicit(&p->purged, o->purged, memory_order_relaxed);
+    atomic_fetch_add_explicit(&p->evicted, o->evicted, memory_order_relaxed);
     /* release: partner is admit(). */
     atomic_fetch_sub_explicit(&p->room, o->messages * ROOM_MESSAGE + o->bytes,
                               memory_order_release);

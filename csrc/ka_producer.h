@@ -103,7 +103,8 @@ typedef struct flight_chunk {
 /* Outcomes not yet published. */
 typedef struct {
     int64_t delivered, failed, purged;
-    int64_t untold; /* failures without a result */
+    int64_t evicted; /* purged to make room */
+    int64_t untold;  /* failures without a result */
     uint64_t messages, bytes;
 } outcomes;
 

@@ -54,14 +54,13 @@ static int condemn_oldest(ka_producer *p)
 {
     uint64_t end = p->unclaimed;
     const record *r = kai_ring_next(&p->ring, &end);
-    outcomes o = {.purged = 1, .messages = 1};
+    outcomes o = {.purged = 1, .evicted = 1, .messages = 1};
 
     if (!r || p->condemned + (end - p->unclaimed) > CONDEMNED_BYTES)
         return 0;
     p->condemned += end - p->unclaimed;
     p->unclaimed = end;
     o.bytes = (uint64_t)(kai_part_len(r->value_len) + kai_part_len(r->key_len) + r->headers_len);
-    atomic_fetch_add_explicit(&p->evicted, 1, memory_order_relaxed);
     kai_publish_counts(p, &o);
     return 1;
 }
