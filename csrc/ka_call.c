@@ -53,7 +53,7 @@ static void run_call(kai_job *job)
     ka_producer *p = c->p;
     int64_t left_ns = c->deadline_ns - kai_now_ns(), slice_ns = (int64_t)c->slice_ms * 1000000;
     ka_error error;
-    int status;
+    int status, is_begin;
 
     if (left_ns < 0)
         left_ns = 0;
@@ -68,7 +68,10 @@ static void run_call(kai_job *job)
         atomic_store(&p->closing_ended, 1);
         kai_wake_notify(&p->worker.wake);
     }
+    is_begin = c->kind == KA_BEGIN;
     finish(c, status, c->value, status == KA_FAILED ? &error : NULL);
+    if (is_begin) /* others wait for its end */
+        kai_wake_notify(&p->worker.wake);
 }
 
 static call *call_new(ka_producer *p, int kind, int64_t timeout_us,
@@ -146,6 +149,17 @@ static call *next_call(ka_producer *p)
     return c;
 }
 
+/* From now on no message joins the transaction. */
+static void bar(ka_producer *p)
+{
+    int open = KA_TXN_OPEN;
+
+    if (!atomic_compare_exchange_strong(&p->transaction, &open, KA_TXN_ENDING))
+        return;
+    atomic_fetch_or(&p->room, ROOM_BARRED);
+    kai_wake_notify(&p->room_freed);
+}
+
 /* Purged on request: what makes room is not. */
 static int64_t purged_so_far(ka_producer *p)
 {
@@ -169,13 +183,31 @@ static int is_purge_ready(ka_producer *p, call *c)
     return p->drained >= c->ring_end;
 }
 
+/* Whether a begin is with the control thread. */
+static int begin_runs(ka_producer *p)
+{
+    int runs = 0;
+
+    pthread_mutex_lock(&p->calls_lock);
+    for (call *c = p->calls; c; c = c->next)
+        runs |= c->started && c->kind == KA_BEGIN;
+    pthread_mutex_unlock(&p->calls_lock);
+    return runs;
+}
+
 /* Whether a call's turn has come; sees to it that it comes. */
 static int is_ready(ka_producer *p, call *c)
 {
     switch (c->kind) {
     case KA_COMMIT:
-        return kai_all_held(p);
     case KA_ABORT:
+        /* Asked for during a begin, they found nothing to bar. */
+        if (begin_runs(p))
+            return 0;
+        bar(p);
+        if (c->kind == KA_COMMIT)
+            return kai_all_held(p);
+        /* fall through */
     case CALL_CLOSING:
         /* Barred or closed: all that comes still belongs to the transaction. */
         p->discard_end = kai_all_held(p) ? p->drained : UINT64_MAX;
@@ -402,8 +434,9 @@ static void open_transaction(ka_producer *p)
     kai_producer_snapshot(p, &stats);
     atomic_store(&p->txn_accepted, stats.accepted);
     atomic_store(&p->spoiled, 0);
-    atomic_store(&p->transaction, KA_TXN_OPEN);
+    /* In this order: a commit bars what is open, and bars it after this. */
     atomic_fetch_and(&p->room, ~ROOM_BARRED);
+    atomic_store(&p->transaction, KA_TXN_OPEN);
 }
 
 static int run_transact(call *c, int timeout_ms, ka_error *error)
@@ -434,17 +467,6 @@ static int run_transact(call *c, int timeout_ms, ka_error *error)
     else if (c->kind != CALL_CLOSING) /* which tells that one was open */
         atomic_store(&p->transaction, KA_TXN_READY);
     return KA_OK;
-}
-
-/* From now on no message joins the transaction. */
-static void bar(ka_producer *p)
-{
-    int open = KA_TXN_OPEN;
-
-    if (!atomic_compare_exchange_strong(&p->transaction, &open, KA_TXN_ENDING))
-        return;
-    atomic_fetch_or(&p->room, ROOM_BARRED);
-    kai_wake_notify(&p->room_freed);
 }
 
 ka_command *ka_producer_transact(ka_producer *p, int what, int64_t timeout_us)
