@@ -215,27 +215,22 @@ int ka_producer_transaction(ka_producer *p)
     return kai_producer_is_foreign(p) ? KA_FORKED : atomic_load(&p->transaction);
 }
 
-static int close_with(ka_producer *p, int64_t timeout_us)
+int ka_producer_close(ka_producer *p, int64_t timeout_us)
 {
-    int open = OPEN;
-
-    atomic_store(&p->close_deadline_ns, kai_deadline_ns(timeout_us));
-    if (!atomic_compare_exchange_strong(&p->state, &open, CLOSING))
+    if (kai_producer_is_foreign(p))
+        return KA_FORKED;
+    /* First, so that the worker, which ends when nothing is outstanding, finds that final. One caller
+     * sets it, and gives the time. */
+    if (atomic_fetch_or(&p->room, ROOM_CLOSED) & ROOM_CLOSED)
         return KA_CLOSED;
-    atomic_fetch_or(&p->room, ROOM_CLOSED);
+    atomic_store(&p->close_deadline_ns, kai_deadline_ns(timeout_us));
+    atomic_store(&p->state, CLOSING);
     kai_calls_close(p);
     kai_wake_notify(&p->worker.wake);
     kai_wake_notify(&p->room_freed);
     kai_wake_notify(&p->progressed);
     kai_wake_notify(&p->results.progressed);
     return KA_OK;
-}
-
-int ka_producer_close(ka_producer *p, int64_t timeout_us)
-{
-    if (kai_producer_is_foreign(p))
-        return KA_FORKED;
-    return atomic_load(&p->state) == OPEN ? close_with(p, timeout_us) : KA_CLOSED;
 }
 
 static int64_t check_closed(void *self, int64_t arg)
