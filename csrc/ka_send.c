@@ -231,8 +231,10 @@ static int accept_item(ka_producer *p, int32_t topic_number, ka_batch *batch, in
 int ka_producer_send_batch(ka_producer *p, int32_t topic_number, ka_batch *batch)
 {
     int64_t now = kai_now_ns();
-    int result = kai_producer_is_foreign(p) ? KA_FORKED : KA_OK;
+    int result = KA_OK;
 
+    if (kai_producer_is_foreign(p))
+        return KA_FORKED;
     while (result == KA_OK && batch->next < batch->count)
         result = accept_item(p, topic_number, batch, now);
     kai_wake_notify(&p->worker.wake);
