@@ -131,8 +131,16 @@ void kai_calls_close(ka_producer *p)
 
 void kai_calls_end(ka_producer *p)
 {
-    while (p->calls)
-        finish(p->calls, KA_CLOSED, 0, NULL);
+    call *c;
+
+    do {
+        /* A caller that found the producer open may still be putting its call there. */
+        pthread_mutex_lock(&p->calls_lock);
+        c = p->calls;
+        pthread_mutex_unlock(&p->calls_lock);
+        if (c)
+            finish(c, KA_CLOSED, 0, NULL);
+    } while (c);
 }
 
 /* The oldest that the worker has not started. */
