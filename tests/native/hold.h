@@ -53,6 +53,26 @@ static inline int hold_is_named(const char *tid, const char *name)
     return strncmp(comm, name, strlen(name)) == 0;
 }
 
+/* A thread of that name; 0: none has it. */
+static inline int hold_find(const char *name)
+{
+    DIR *tasks = opendir("/proc/self/task");
+    struct dirent *task;
+    int tid = 0;
+
+    CHECK(tasks);
+    while ((task = readdir(tasks)))
+        if (hold_is_named(task->d_name, name))
+            tid = atoi(task->d_name);
+    closedir(tasks);
+    return tid;
+}
+
+static inline void hold_thread(int tid)
+{
+    syscall(SYS_tgkill, getpid(), tid, SIGFPE);
+}
+
 /* Hold each thread of that name, or begin of a name, with a probability of 1/one_in. Returns how many. */
 static inline int hold_threads(const char *name, uint64_t *seed, uint64_t one_in)
 {

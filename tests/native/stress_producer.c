@@ -347,7 +347,7 @@ static void *hold_some(void *arg)
 
     (void)arg;
     while (!atomic_load(&r.over)) {
-        static const char *const names[] = {"ka-producer", "ka-control", "stress-"};
+        static const char *const names[] = {"ka-producer", "ka-control", "stress"};
         atomic_store(&hold_ns, (int64_t)check_random(&seed, chance(&seed, 10) ? 2000000 : 50000));
         hold_threads(names[check_random(&seed, 3)], &seed, 2);
         check_pause();
@@ -387,7 +387,7 @@ static void begin_run(uint64_t *seed, int on_full, const char *servers, const ch
     r.on_full = on_full;
     r.queue_messages = chance(seed, 4) ? 1 + (int64_t)check_random(seed, 3) : 200;
     r.queue_bytes = chance(seed, 3) ? 5000 : 1 << 20;
-    r.p = open_producer(servers, chance(seed, 2) ? "250" : "300000", id);
+    r.p = open_producer(servers, chance(seed, 2) ? "250" : "60000", id);
     r.teller_p = ka_producer_share(r.p);
 }
 
@@ -505,8 +505,11 @@ static void dropping_the_old_without_a_broker(void)
 static int transact(int what, ka_error *error)
 {
     ka_command *command = ka_producer_transact(r.p, what, 10000000);
-    int status = ka_wait_command(command, -1, error);
+    int status;
 
+    do
+        status = ka_wait_command(command, -1, error);
+    while (status == KA_INTERRUPTED);
     ka_command_release(command);
     return status;
 }

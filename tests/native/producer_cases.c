@@ -1,0 +1,454 @@
+/* A producer in single cases that went wrong once, or would if one line stood elsewhere. */
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/wait.h>
+
+#include "check.h"
+#include "hold.h"
+#include "ka_producer.h"
+
+enum { ROUNDS_MS = 1000 };
+
+static ka_mock *mock;
+static uint64_t seed = 0x9E3779B97F4A7C15;
+
+/* ---------------------------------------------------------------- helpers */
+
+static const char *nowhere(void)
+{
+    return "127.0.0.1:1";
+}
+
+static const char *somewhere(void)
+{
+    return ka_mock_bootstrap_servers(mock);
+}
+
+static ka_producer *open_producer(const char *servers, const char *name, const char *value,
+                                  const ka_producer_options *options)
+{
+    ka_conf *conf = ka_conf_new();
+    ka_error error;
+    ka_producer *p;
+
+    CHECK(ka_conf_set(conf, "bootstrap.servers", servers, &error) == KA_OK);
+    CHECK(!name || ka_conf_set(conf, name, value, &error) == KA_OK);
+    p = ka_wait_producer_open(conf, options, &error);
+    CHECK(p);
+    return p;
+}
+
+static int64_t finish(ka_producer *p, int64_t timeout_us)
+{
+    int64_t lost;
+
+    CHECK(ka_producer_close(p, timeout_us) == KA_OK);
+    lost = ka_wait_producer_closed(p, -1);
+    ka_producer_release(p);
+    return lost;
+}
+
+static int answer(ka_command *command, int64_t *value)
+{
+    ka_error error;
+    int status;
+
+    do
+        status = ka_wait_command(command, -1, &error);
+    while (status == KA_INTERRUPTED);
+    *value = ka_command_value(command);
+    ka_command_release(command);
+    return status;
+}
+
+static int transact(ka_producer *p, int what)
+{
+    int64_t value;
+
+    return answer(ka_producer_transact(p, what, 10000000), &value);
+}
+
+static ka_producer *open_transactional(int number)
+{
+    char id[32];
+    ka_producer *p;
+
+    snprintf(id, sizeof id, "case%d", number);
+    p = open_producer(
+        somewhere(), "transactional.id", id,
+        &(ka_producer_options){.queue_messages = 100, .queue_bytes = 1 << 20, .topic = "t"});
+    CHECK(transact(p, KA_INIT) == KA_OK);
+    return p;
+}
+
+static void send_one(ka_producer *p, int32_t number, int64_t token)
+{
+    CHECK(ka_producer_send_record(p, number, KA_PARTITION_ANY, -1, "v", 1, NULL, 0, NULL, 0,
+                                  token) == KA_OK);
+}
+
+/* Hold the threads of that name for a moment, now and then. */
+static void hold_sometimes(const char *name)
+{
+    atomic_store(&hold_ns, 300000);
+    if (check_random(&seed, 3) == 0)
+        hold_threads(name, &seed, 1);
+}
+
+/* Hold one thread at every moment that it may be at. */
+static _Atomic int holding;
+
+static void *hold_main(void *arg)
+{
+    uint64_t own = 7;
+
+    while (atomic_load(&holding)) {
+        hold_thread((int)(intptr_t)arg);
+        check_spin(check_random(&own, 40000));
+    }
+    return NULL;
+}
+
+static pthread_t start_holding(const char *name)
+{
+    int tid;
+
+    CHECK_SOON((tid = hold_find(name)) != 0); /* a thread names itself */
+    atomic_store(&hold_ns, 1000);
+    atomic_store(&holding, 1);
+    return check_thread(hold_main, (void *)(intptr_t)tid);
+}
+
+static void stop_holding(pthread_t holder)
+{
+    atomic_store(&holding, 0);
+    check_join(holder);
+}
+
+/* ---------------------------------------------------------------- flush */
+
+static int64_t flush(ka_producer *p)
+{
+    int64_t ticket = ka_producer_flush(p);
+    int status = (int)ticket;
+
+    while (ticket > 0 && (status = ka_wait_producer_flush(p, ticket, -1)) == KA_INTERRUPTED)
+        continue;
+    return status;
+}
+
+/* Until nothing is outstanding, and not a moment longer. */
+static void await_outcome(ka_producer *p)
+{
+    while (room_messages(atomic_load(&p->room)))
+        continue;
+}
+
+/* No topic can have such a name, so what is sent there fails at once. */
+static int32_t bad_topic(ka_producer *p)
+{
+    char name[600];
+
+    memset(name, 'x', sizeof name);
+    name[sizeof name - 1] = 0;
+    return ka_producer_topic(p, name);
+}
+
+static void failures_are_there_when_a_flush_returns(void)
+{
+    ka_producer *p =
+        open_producer(nowhere(), NULL, NULL,
+                      &(ka_producer_options){.queue_messages = 100, .queue_bytes = 1 << 20});
+    int32_t bad = bad_topic(p);
+    int64_t end_ms = check_now_ms() + ROUNDS_MS;
+    pthread_t holder = start_holding("ka-producer");
+
+    for (int64_t sent = 1; check_now_ms() < end_ms; sent++) {
+        send_one(p, bad, 0);
+        await_outcome(p);
+        CHECK(flush(p) == KA_OK);
+        CHECK(ka_producer_unreported(p, 0) == sent);
+    }
+    stop_holding(holder);
+    finish(p, 0);
+}
+
+static void results_are_announced_when_a_flush_returns(void)
+{
+    ka_producer *p =
+        open_producer(nowhere(), NULL, NULL,
+                      &(ka_producer_options){.queue_messages = 100, .queue_bytes = 1 << 20});
+    int32_t bad = bad_topic(p);
+    int64_t end_ms = check_now_ms() + ROUNDS_MS;
+    pthread_t holder = start_holding("ka-producer");
+    ka_result out[8];
+
+    for (int64_t sent = 1; check_now_ms() < end_ms; sent++) {
+        send_one(p, bad, sent);
+        await_outcome(p);
+        CHECK(flush(p) == KA_OK);
+        CHECK(ka_producer_announced(p) == sent);
+        CHECK(ka_producer_results(p, out, 8) == 1 && out[0].token == sent);
+        CHECK(ka_producer_results(p, out, 8) == 0);
+        CHECK(ka_wait_producer_told(p, sent, 0, 0) == KA_OK);
+    }
+    stop_holding(holder);
+    finish(p, 0);
+}
+
+/* ---------------------------------------------------------------- purge */
+
+static void purges_at_the_same_time_count_each_message_once(void)
+{
+    ka_producer *p = open_producer(
+        nowhere(), NULL, NULL,
+        &(ka_producer_options){.queue_messages = 1000, .queue_bytes = 1 << 20, .topic = "t"});
+
+    for (int round = 0; round < 20; round++) {
+        int64_t value[2];
+        ka_command *commands[2];
+        for (int i = 0; i < 100; i++)
+            send_one(p, 0, 0);
+        for (int i = 0; i < 2; i++)
+            commands[i] = ka_producer_purge(p, 0);
+        for (int i = 0; i < 2; i++)
+            CHECK(answer(commands[i], &value[i]) == KA_OK);
+        CHECK(value[0] + value[1] == 100);
+    }
+    CHECK(finish(p, 0) == 0);
+}
+
+/* ---------------------------------------------------------------- eviction */
+
+typedef struct {
+    ka_producer *p;
+    _Atomic int done;
+} pump;
+
+static void *pump_main(void *arg)
+{
+    static const char value[4000];
+    pump *pumped = arg;
+    int status;
+
+    while (!atomic_load(&pumped->done)) {
+        status = ka_producer_send(pumped->p, value, sizeof value);
+        CHECK(status == KA_OK || status == KA_DROPPED);
+    }
+    return NULL;
+}
+
+/* Bounds that make the ring's size a power of two, so that nothing is left over by rounding. */
+static void evicted_messages_fit_the_ring_while_the_worker_stands_still(void)
+{
+    ka_producer_options options = {
+        .queue_messages = 1000, .queue_bytes = 0, .topic = "t", .on_full = KA_DROP_OLD};
+    ka_producer like = {
+        .queue_messages = 1000, .max_message = 1000000 - 36, .on_full = KA_DROP_OLD};
+    int64_t end_ms = check_now_ms() + 2 * ROUNDS_MS;
+    pthread_t threads[2];
+    pump pumped = {.done = 0};
+
+    options.queue_bytes = like.queue_bytes = (int64_t)((8 << 20) - kai_ring_capacity(&like));
+    CHECK(kai_ring_capacity(&like) == 8 << 20);
+    pumped.p = open_producer(nowhere(), NULL, NULL, &options);
+    CHECK(pumped.p->ring.capacity == 8 << 20);
+    for (int i = 0; i < 2; i++)
+        threads[i] = check_thread(pump_main, &pumped);
+    atomic_store(&hold_ns, 10000000);
+    while (check_now_ms() < end_ms) {
+        hold_threads("ka-producer", &seed, 1);
+        for (uint64_t i = check_random(&seed, 100); i > 0; i--)
+            check_pause();
+    }
+    atomic_store(&pumped.done, 1);
+    for (int i = 0; i < 2; i++)
+        check_join(threads[i]);
+    finish(pumped.p, 0);
+}
+
+/* Messages that are evicted, none that is refused. */
+static void *evict_main(void *arg)
+{
+    pump *pumped = arg;
+    uint64_t condemned;
+
+    while (!atomic_load(&pumped->done)) {
+        CHECK(ka_producer_send(pumped->p, "v", 1) == KA_OK);
+        do { /* until the worker has come after */
+            pthread_mutex_lock(&pumped->p->evict_lock);
+            condemned = pumped->p->condemned;
+            pthread_mutex_unlock(&pumped->p->evict_lock);
+        } while (condemned > 1 << 20 && sched_yield() == 0);
+    }
+    return NULL;
+}
+
+static void an_evicted_message_is_dropped_and_purged_in_one_snapshot(void)
+{
+    ka_producer *p = open_producer(
+        nowhere(), NULL, NULL,
+        &(ka_producer_options){
+            .queue_messages = 1000, .queue_bytes = 1 << 20, .topic = "t", .on_full = KA_DROP_OLD});
+    int64_t end_ms = check_now_ms() + ROUNDS_MS;
+    pump pumped = {.p = p};
+    pthread_t thread = check_thread(evict_main, &pumped);
+    ka_producer_stats stats;
+
+    while (check_now_ms() < end_ms) {
+        kai_producer_snapshot(p, &stats);
+        CHECK(stats.purged == stats.dropped);
+    }
+    CHECK(stats.dropped > 0);
+    atomic_store(&pumped.done, 1);
+    check_join(thread);
+    finish(p, 0);
+}
+
+/* ---------------------------------------------------------------- transactions */
+
+/* Whatever the order in which they end. */
+static void a_commit_asked_for_during_the_begin_bars_messages(void)
+{
+    ka_producer *p = open_transactional(1);
+    int64_t end_ms = check_now_ms() + ROUNDS_MS, value;
+
+    while (check_now_ms() < end_ms) {
+        ka_command *begin = ka_producer_transact(p, KA_BEGIN, 10000000), *commit;
+        check_spin(check_random(&seed, 50000));
+        hold_sometimes("ka-control");
+        commit = ka_producer_transact(p, KA_COMMIT, 10000000);
+        CHECK(answer(begin, &value) == KA_OK);
+        answer(commit, &value);
+        if (ka_producer_transaction(p) == KA_TXN_OPEN)
+            CHECK(transact(p, KA_COMMIT) == KA_OK);
+        CHECK(ka_producer_transaction(p) == KA_TXN_READY);
+        CHECK(ka_producer_send(p, "v", 1) == KA_BARRED);
+    }
+    finish(p, 0);
+}
+
+static void what_was_committed_while_closing_is_not_lost(void)
+{
+    int64_t end_ms = check_now_ms() + 2 * ROUNDS_MS;
+
+    for (int i = 0; check_now_ms() < end_ms; i++) {
+        ka_producer *p = open_transactional(100 + i);
+        int64_t lost;
+        CHECK(transact(p, KA_BEGIN) == KA_OK);
+        send_one(p, 0, 0);
+        CHECK(flush(p) == KA_OK);
+        ka_command_release(ka_producer_transact(p, KA_COMMIT, 10000000));
+        check_spin(check_random(&seed, 1000000));
+        CHECK(ka_producer_close(p, 5000000) == KA_OK);
+        lost = ka_wait_producer_closed(p, -1);
+        CHECK(lost == (ka_producer_transaction(p) == KA_TXN_READY ? 0 : 1));
+        ka_producer_release(p);
+    }
+}
+
+/* ---------------------------------------------------------------- close */
+
+static _Atomic int go;
+
+static void *close_main(void *arg)
+{
+    atomic_store(&go, 1);
+    while (atomic_load(&go) != 2)
+        continue;
+    check_spin((uint64_t)(kai_now_ns() % 8000)); /* until the signal is here */
+    ka_producer_close(arg, 10000000);
+    return NULL;
+}
+
+static void what_is_accepted_beside_the_close_has_its_outcome(void)
+{
+    int64_t end_ms = check_now_ms() + 2 * ROUNDS_MS;
+
+    atomic_store(&hold_ns, 300000);
+    while (check_now_ms() < end_ms) {
+        ka_producer *p = open_producer(
+            somewhere(), NULL, NULL,
+            &(ka_producer_options){.queue_messages = 1000, .queue_bytes = 1 << 20, .topic = "t"});
+        pthread_t closer;
+        ka_producer_stats stats;
+        int64_t accepted = 0;
+
+        send_one(p, 0, 0);
+        CHECK(flush(p) == KA_OK); /* nothing is outstanding */
+        atomic_store(&go, 0);
+        closer = check_thread(close_main, p);
+        CHECK_SOON(atomic_load(&go) == 1);
+        atomic_store(&go, 2);
+        pthread_kill(closer, SIGFPE); /* perhaps in the midst of it */
+        while (atomic_load(&p->state) == OPEN)
+            continue;
+        check_spin(check_random(&seed, 3000));
+        accepted = ka_producer_send(p, "v", 1) == KA_OK;
+        check_join(closer);
+        CHECK(ka_wait_producer_closed(p, -1) == 0);
+        kai_producer_snapshot(p, &stats);
+        CHECK(stats.accepted == 1 + accepted && stats.delivered == 1 + accepted);
+        ka_producer_release(p);
+    }
+}
+
+/* ---------------------------------------------------------------- fork */
+
+static void in_a_child_a_batch_touches_nothing(void)
+{
+    static const int64_t lengths[] = {1};
+    ka_batch batch = {.count = 1, .data = "v", .value_len = lengths};
+    ka_producer *p = open_producer(
+        nowhere(), NULL, NULL,
+        &(ka_producer_options){.queue_messages = 10, .queue_bytes = 1000, .topic = "t"});
+    int status;
+    pid_t child;
+
+    child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        int64_t next = 0, at = 0;
+        int32_t statuses[1];
+        ka_latency latency;
+        int bad = ka_producer_send_batch(p, 0, &batch, &next, &at, statuses) != KA_FORKED;
+        kai_hist_summary(&p->send_latency, &latency);
+        _exit(bad || next != 0 || latency.count != 0);
+    }
+    CHECK(waitpid(child, &status, 0) == child);
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    finish(p, 0);
+}
+
+int main(int argc, char **argv)
+{
+    ka_error error;
+    const struct {
+        const char *name;
+        void (*run)(void);
+    } tests[] = {
+#define CASE(test) {#test, test}
+        CASE(failures_are_there_when_a_flush_returns),
+        CASE(results_are_announced_when_a_flush_returns),
+        CASE(purges_at_the_same_time_count_each_message_once),
+        CASE(evicted_messages_fit_the_ring_while_the_worker_stands_still),
+        CASE(an_evicted_message_is_dropped_and_purged_in_one_snapshot),
+        CASE(a_commit_asked_for_during_the_begin_bars_messages),
+        CASE(what_was_committed_while_closing_is_not_lost),
+        CASE(what_is_accepted_beside_the_close_has_its_outcome),
+        CASE(in_a_child_a_batch_touches_nothing),
+    };
+
+    hold_install();
+    mock = ka_wait_mock_open(1, &error);
+    CHECK(mock && ka_wait_mock_create_topic(mock, "t", 2, &error) == KA_OK);
+    for (size_t i = 0; i < sizeof tests / sizeof *tests; i++)
+        if (argc < 2 || strstr(tests[i].name, argv[1]))
+            check_run(tests[i].name, tests[i].run);
+    CHECK(ka_wait_workers(20000000) == KA_OK);
+    ka_wait_mock_close(mock);
+    return 0;
+}
