@@ -1,17 +1,23 @@
 from __future__ import annotations
 
 import array
+import ctypes
 import gc
 import threading
 import time
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, cast
 
 import numpy as np
 import pytest
+from other_client import read_log
 from support import NOBODY, read, reader, wait_for
 
 from kafka_async import (
     ClosedError,
     DeliveryError,
+    DeliveryReport,
     FlushTimeout,
     KafkaError,
     MessageTooLarge,
@@ -20,6 +26,13 @@ from kafka_async import (
     _exit,
 )
 from kafka_async.testing import MockCluster
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[MockCluster]:
+    """One for all tests here: closing one takes up to a second."""
+    with MockCluster() as cluster:
+        yield cluster
 
 
 @pytest.fixture
@@ -61,6 +74,14 @@ def test_every_part_of_a_record_arrives(cluster: MockCluster, topic: str) -> Non
         (array.array("i"), b""),
         (np.arange(6, dtype=np.int16).reshape(2, 3), np.arange(6, dtype=np.int16).tobytes()),
         (np.zeros(0), b""),
+        (np.zeros((0, 3)), b""),
+        (np.array(258, dtype="<i4"), b"\2\1\0\0"),
+        (np.frombuffer(b"read-only", dtype="u1"), b"read-only"),
+        (memoryview(array.array("i", [1, 2, 3]))[1:], array.array("i", [2, 3]).tobytes()),
+        (memoryview(b"abcd").cast("B", (2, 2)), b"abcd"),
+        ((ctypes.c_uint16 * 2).from_buffer_copy(b"abcd"), b"abcd"),
+        (type("Bytes", (bytes,), {})(b"subclass"), b"subclass"),
+        (type("Str", (str,), {})("subclass"), b"subclass"),
     ],
     ids=lambda given: type(given).__name__,
 )
@@ -74,6 +95,117 @@ def test_value_and_key_take_any_contiguous_buffer(
         first, second = read(consumer, 2)
     assert (first.value, first.key) == (expected, None)
     assert (second.value, second.key) == (b"v", expected)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [memoryview(b"abcdef")[::2], np.zeros((3, 4))[:, 1], np.asfortranarray(np.zeros((2, 3))), np.arange(9)[::-1]],
+    ids=["memoryview", "column", "fortran", "reversed"],
+)
+def test_memory_that_is_not_contiguous_is_refused_clearly(one: str, part: Any) -> None:
+    with Producer(NOBODY, one) as producer:
+        with pytest.raises(ValueError, match=r"value is not contiguous in memory: copy it first"):
+            producer.send(part)
+        with pytest.raises(ValueError, match=r"key is not contiguous in memory: copy it first"):
+            producer.submit(b"v", part)
+        assert producer.metrics().accepted == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([("a", b"1"), ("b", "ü"), ("c", None), ("a", b""), ("a", b"1")], None),
+        ((["a", b"list"], ("b", b"tuple")), [("a", b"list"), ("b", b"tuple")]),
+        ({"z": b"1", "a": "2", "m": None}, None),
+        (MappingProxyType({"a": b"1"}), None),
+        (((name, b"v") for name in "ab"), [("a", b"v"), ("b", b"v")]),
+        ([("ünïcode", b"v"), ("", b"no name")], None),
+        ([("a", bytearray(b"1")), ("b", memoryview(b"x23")[1:])], [("a", b"1"), ("b", b"23")]),
+        ([("a", b"\0" * 1000)], None),
+        ([], []),
+        ({}, []),
+        (None, []),
+    ],
+    ids=lambda given: type(given).__name__,
+)
+def test_headers_arrive_in_order(cluster: MockCluster, one: str, given: Any, expected: Any) -> None:
+    if expected is None:
+        pairs = given.items() if isinstance(given, Mapping) else given
+        expected = [(name, value.encode() if isinstance(value, str) else value) for name, value in pairs]
+    with Producer(cluster.bootstrap_servers, one) as producer:
+        producer.send(b"v", headers=given)
+    (record,) = read_log(cluster.bootstrap_servers, one)
+    assert record.headers == expected
+
+
+def test_ten_thousand_headers_arrive(cluster: MockCluster, one: str) -> None:
+    headers = [(f"name-{number % 100}", None if number % 7 == 0 else b"%d" % number) for number in range(10_000)]
+    with Producer(cluster.bootstrap_servers, one) as producer:
+        producer.send(b"before")
+        report = producer.submit(b"many", b"key", headers=headers)
+        producer.send(b"after")
+        assert report.result(20).offset == 1
+    log = read_log(cluster.bootstrap_servers, one)
+    assert [record.value for record in log] == [b"before", b"many", b"after"]
+    assert [len(record.headers) for record in log] == [0, 10_000, 0]
+    assert log[1].headers == headers
+
+
+def test_headers_count_for_the_largest_message(cluster: MockCluster, one: str) -> None:
+    with Producer(cluster.bootstrap_servers, one) as producer:
+        with pytest.raises(MessageTooLarge, match="headers are"):
+            producer.send(b"v", headers=[("h", b"x" * 1_000_000)])
+        with pytest.raises(MessageTooLarge):
+            producer.send(b"v", headers=[(f"name-{number}", b"x" * 100) for number in range(10_000)])
+        producer.send(b"fits", headers=[("h", b"x" * 900_000)])
+    assert [record.value for record in read_log(cluster.bootstrap_servers, one)] == [b"fits"]
+
+
+@pytest.mark.parametrize("stamp", [1, 2**31, 2**53 + 1, 2**62, 2**63 - 1])
+def test_any_positive_timestamp_arrives(cluster: MockCluster, one: str, stamp: int) -> None:
+    with Producer(cluster.bootstrap_servers, one) as producer:
+        producer.submit(b"v", timestamp_ms=stamp).result(20)
+        producer.submit(b"w", timestamp_ms=cast("int", np.int64(stamp))).result(20)
+    with reader(cluster.bootstrap_servers, one) as consumer:
+        assert [(m.value, m.timestamp_ms) for m in read(consumer, 2)] == [(b"v", stamp), (b"w", stamp)]
+
+
+def test_bad_input_among_good_affects_no_other_message(cluster: MockCluster, topic: str) -> None:
+    cluster.create_topic(topic, 2)
+    bad: list[tuple[type[Exception], dict[str, Any]]] = [
+        (ValueError, {"topic": "no spaces"}),
+        (TypeError, {"headers": [("name", 5)]}),
+        (TypeError, {"headers": 5}),
+        (ValueError, {"timestamp_ms": -1}),
+        (ValueError, {"timestamp_ms": 0}),
+        (ValueError, {"timestamp_ms": 2**63}),
+        (ValueError, {"partition": -1}),
+        (MessageTooLarge, {"key": b"k" * 1_000_000}),
+        (ValueError, {"key": "\ud800"}),
+        (TypeError, {"on_delivery": "no function"}),
+        (TypeError, {"unknown": 1}),
+    ]
+    told: list[DeliveryReport] = []
+    with Producer(cluster.bootstrap_servers, topic) as producer:
+        producer.warm_up()
+        for number, (kind, options) in enumerate(bad):
+            producer.send(b"%d" % number, partition=0)
+            with pytest.raises(kind):
+                producer.send(b"bad", **{"on_delivery": told.append, **options})
+            with pytest.raises(kind):
+                producer.submit(b"bad", **{"partition": 0, **options})
+        unknown = producer.submit(b"bad", partition=2, on_delivery=told.append)
+        producer.send(b"last", partition=0)
+        assert producer.metrics().accepted == len(bad) + 2
+        error = unknown.exception(20)
+        assert isinstance(error, DeliveryError)
+        assert error.name == "_UNKNOWN_PARTITION"
+        producer.flush()
+        assert [(report.value, report.partition) for report in told] == [(b"bad", 2)]
+        metrics = producer.metrics()
+        assert (metrics.delivered, metrics.failed) == (len(bad) + 1, 1)
+    log = read_log(cluster.bootstrap_servers, topic)
+    assert [record.value for record in log] == [*(b"%d" % number for number in range(len(bad))), b"last"]
 
 
 def test_payload_is_copied_before_send_returns(cluster: MockCluster, one: str) -> None:
@@ -470,6 +602,24 @@ def test_largest_message_goes_through(cluster: MockCluster, one: str) -> None:
         (TypeError, {"value": b"x", "headers": [("a", 1)]}),
         (TypeError, {"value": b"x", "headers": [(b"a", b"1")]}),
         (TypeError, {"value": b"x", "headers": ["ab"]}),
+        (TypeError, {"value": b"x", "headers": "ab"}),
+        (TypeError, {"value": b"x", "headers": 5}),
+        (TypeError, {"value": b"x", "headers": [("a",)]}),
+        (TypeError, {"value": b"x", "headers": [("a", b"b", b"c")]}),
+        (TypeError, {"value": b"x", "headers": [("a", 1.5)]}),
+        (TypeError, {"value": b"x", "headers": [("a", ["b"])]}),
+        (TypeError, {"value": b"x", "headers": [(None, b"b")]}),
+        (TypeError, {"value": b"x", "headers": {"a": 1}}),
+        (TypeError, {"value": b"x", "headers": {b"a": b"1"}}),
+        (ValueError, {"value": b"x", "headers": {"\ud800": b"1"}}),
+        (ValueError, {"value": b"x", "headers": {"a": "\ud800"}}),
+        (ValueError, {"value": "\ud800"}),
+        (TypeError, {"value": b"x", "timestamp_ms": True}),
+        (TypeError, {"value": b"x", "timestamp_ms": "1"}),
+        (ValueError, {"value": b"x", "timestamp_ms": 2**63}),
+        (TypeError, {"value": b"x", "on_delivery": 5}),
+        (TypeError, {"value": {"a": "b"}}),
+        (TypeError, {"value": object()}),
         (ValueError, {"value": b"x", "headers": [("a\0b", b"1")]}),
     ],
 )
