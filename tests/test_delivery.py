@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import array
 import concurrent.futures
+import contextlib
 import gc
 import logging
+import sys
 import threading
 import time
 import weakref
@@ -916,3 +918,46 @@ def test_results_of_many_messages_from_many_threads_are_exact(cluster: MockClust
         assert written == [b"%d-%d" % (partition, number) for number in range(5000)]
     metrics = producer.metrics()
     assert (metrics.accepted, metrics.delivered, metrics.failed, metrics.purged) == (20_000, 20_000, 0, 0)
+
+
+def test_failures_told_to_one_thread_hide_none_from_another(cluster: MockCluster, one: str) -> None:
+    """One thread fetches failures while another one flushes: afterwards a new one is still raised."""
+    fetched: list[bytes | None] = []
+    done = threading.Event()
+
+    def fetch() -> None:
+        while not done.is_set():
+            fetched.extend(report.value for report in producer.failures())
+
+    def flush() -> None:
+        while not done.is_set():
+            with contextlib.suppress(DeliveryError):
+                producer.flush(20)
+
+    interval = sys.getswitchinterval()
+    producer = Producer(cluster.bootstrap_servers, one)
+    producer.submit(b"v").result(20)
+    both = [Running(fetch), Running(flush)]
+    sys.setswitchinterval(1e-5)
+    try:
+        for number in range(4000):
+            producer.send(b"%d" % number, partition=7)
+            if number % 20 == 0:
+                wait_for(lambda: producer.metrics().outstanding == 0)
+                wait_for(lambda number=number: len(fetched) > number - 500)  # fewer than are kept  # type: ignore[misc]
+    finally:
+        done.set()
+        sys.setswitchinterval(interval)
+        for running in both:
+            running.join()
+            assert running.error is None
+    with contextlib.suppress(DeliveryError):
+        producer.flush(20)
+    fetched.extend(report.value for report in producer.failures())
+    assert sorted(fetched, key=lambda value: int(value or b"")) == [b"%d" % number for number in range(4000)]
+    for number in range(20):  # were some counted as told beforehand, nobody would be told of the first ones
+        producer.send(b"another", partition=7)
+        with pytest.raises(DeliveryError):
+            producer.flush(20)
+        assert len(producer.failures()) == 1, number
+    producer.stop()
