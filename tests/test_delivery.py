@@ -13,6 +13,7 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import pytest
@@ -944,7 +945,7 @@ def test_failures_told_to_one_thread_hide_none_from_another(cluster: MockCluster
             producer.send(b"%d" % number, partition=7)
             if number % 20 == 0:
                 wait_for(lambda: producer.metrics().outstanding == 0)
-                wait_for(lambda number=number: len(fetched) > number - 500)  # fewer than are kept  # type: ignore[misc]
+                wait_for(partial(lambda least: len(fetched) > least, number - 500))  # fewer than are kept
     finally:
         done.set()
         sys.setswitchinterval(interval)
