@@ -962,3 +962,24 @@ def test_failures_told_to_one_thread_hide_none_from_another(cluster: MockCluster
             producer.flush(20)
         assert len(producer.failures()) == 1, number
     producer.stop()
+
+
+def test_failures_of_an_aborted_transaction_hide_none_of_the_next(cluster: MockCluster, one: str) -> None:
+    with Producer(cluster.bootstrap_servers, one, config={"transactional.id": one}) as producer:
+        producer.init_transactions(20)
+        for _ in range(2):
+            producer.begin_transaction()
+            for _ in range(3):
+                producer.send(b"bad", partition=7)
+            wait_for(lambda: producer.metrics().outstanding == 0)
+            with pytest.raises(DeliveryError) as caught:
+                producer.flush(20)
+            assert caught.value.failed == 3
+            producer.abort_transaction(20)
+            assert producer.failures() != []
+            producer.begin_transaction()
+            producer.send(b"bad", partition=7)
+            wait_for(lambda: producer.metrics().outstanding == 0)
+            producer.abort_transaction(20)  # counts as told
+            producer.flush(20)
+            assert [report.value for report in producer.failures()] == [b"bad"]
