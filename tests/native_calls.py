@@ -34,5 +34,6 @@ def record_producer(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     recorder = Recorder()
     for module in (kafka_async.producer, kafka_async._batch, kafka_async._delivery):
         monkeypatch.setattr(module, "lib", recorder)
-    monkeypatch.setattr(kafka_async.producer, "_send", recorder.ka_producer_send)
+    for name in ("send", "send_record"):
+        monkeypatch.setattr(kafka_async.producer, f"_{name}", getattr(recorder, f"ka_producer_{name}"))
     return recorder.called

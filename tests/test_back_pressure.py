@@ -314,6 +314,7 @@ def test_dropping_send_never_waits_nor_raises(one: str, policy: Policy, monkeypa
     calls = {name for name in called if name.startswith("ka_wait")}
     assert calls <= {"ka_wait_producer_results"}  # the delivery thread's
     assert called["ka_producer_send"] == called["ka_producer_send_batch"] == 2000
+    assert called["ka_producer_send_record"] == 4000
     monkeypatch.undo()
     end(producer)
 
