@@ -199,6 +199,54 @@ static void results_are_announced_when_a_flush_returns(void)
     finish(p, 0);
 }
 
+/* ---------------------------------------------------------------- acceptance */
+
+static void a_refused_message_gives_its_place_back(void)
+{
+    ka_producer *p = open_producer(
+        nowhere(), NULL, NULL,
+        &(ka_producer_options){.queue_messages = 1, .queue_bytes = 100, .topic = "t"});
+
+    send_one(p, 0, 1);
+    for (int64_t token = 2; token < 10; token++)
+        CHECK(ka_producer_send_record(p, 0, KA_PARTITION_ANY, -1, "v", 1, NULL, 0, NULL, 0,
+                                      token) == KA_FULL);
+    CHECK(atomic_load(&p->results.reserved) == 1);
+    finish(p, 0);
+}
+
+static void a_batch_wakes_a_worker_that_sleeps(void)
+{
+    static const int64_t lengths[] = {1, 1};
+    ka_batch batch = {.count = 2, .data = "vv", .value_len = lengths};
+    ka_producer *p = open_producer(
+        nowhere(), NULL, NULL,
+        &(ka_producer_options){.queue_messages = 10, .queue_bytes = 100, .topic = "t"});
+    int64_t next = 0, at = 0;
+    int32_t status[2];
+
+    for (int i = 0; i < 100; i++) { /* it sleeps for good */
+        CHECK_SOON(atomic_load(&p->worker.wake.sleepers) == 1);
+        check_pause();
+    }
+    CHECK(ka_producer_send_batch(p, 0, &batch, &next, &at, status) == KA_OK);
+    CHECK_SOON(atomic_load(&p->held_messages) == 2);
+    finish(p, 0);
+}
+
+static void a_batch_stops_where_no_transaction_is_open(void)
+{
+    static const int64_t lengths[] = {1, 1};
+    ka_batch batch = {.count = 2, .data = "vv", .value_len = lengths};
+    ka_producer *p = open_transactional(2);
+    int64_t next = 0, at = 0;
+    int32_t status[2];
+
+    CHECK(ka_producer_send_batch(p, 0, &batch, &next, &at, status) == KA_BARRED);
+    CHECK(next == 0 && at == 0);
+    finish(p, 0);
+}
+
 /* ---------------------------------------------------------------- purge */
 
 static void purges_at_the_same_time_count_each_message_once(void)
@@ -305,6 +353,27 @@ static void an_evicted_message_is_dropped_and_purged_in_one_snapshot(void)
     CHECK(stats.dropped > 0);
     atomic_store(&pumped.done, 1);
     check_join(thread);
+    finish(p, 0);
+}
+
+static void nothing_is_evicted_for_a_message_that_finds_no_room_all_the_same(void)
+{
+    static const char value[900];
+    ka_producer *p = open_producer(
+        nowhere(), NULL, NULL,
+        &(ka_producer_options){
+            .queue_messages = 100, .queue_bytes = 1000, .topic = "t", .on_full = KA_DROP_OLD});
+    ka_producer_stats stats;
+
+    CHECK(ka_producer_send(p, value, 900) == KA_OK);
+    CHECK_SOON(atomic_load(&p->held_bytes) == 900); /* and is not evicted any more */
+    CHECK(ka_producer_send(p, value, 50) == KA_OK);
+    CHECK(ka_producer_send(p, value, 500) == KA_DROPPED);
+    kai_producer_snapshot(p, &stats);
+    CHECK(stats.purged == 0 && stats.dropped == 1 && stats.outstanding == 2);
+    CHECK(ka_producer_send(p, value, 100) == KA_OK); /* in the place of the 50 */
+    kai_producer_snapshot(p, &stats);
+    CHECK(stats.purged == 1 && stats.dropped == 2 && stats.outstanding_bytes == 1000);
     finish(p, 0);
 }
 
@@ -433,9 +502,13 @@ int main(int argc, char **argv)
 #define CASE(test) {#test, test}
         CASE(failures_are_there_when_a_flush_returns),
         CASE(results_are_announced_when_a_flush_returns),
+        CASE(a_refused_message_gives_its_place_back),
+        CASE(a_batch_wakes_a_worker_that_sleeps),
+        CASE(a_batch_stops_where_no_transaction_is_open),
         CASE(purges_at_the_same_time_count_each_message_once),
         CASE(evicted_messages_fit_the_ring_while_the_worker_stands_still),
         CASE(an_evicted_message_is_dropped_and_purged_in_one_snapshot),
+        CASE(nothing_is_evicted_for_a_message_that_finds_no_room_all_the_same),
         CASE(a_commit_asked_for_during_the_begin_bars_messages),
         CASE(what_was_committed_while_closing_is_not_lost),
         CASE(what_is_accepted_beside_the_close_has_its_outcome),
