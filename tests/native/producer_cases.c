@@ -199,7 +199,50 @@ static void results_are_announced_when_a_flush_returns(void)
     finish(p, 0);
 }
 
+/* A producer of nothing but epochs. */
+static void a_flush_waits_for_the_epochs_before_its_own(void)
+{
+    static ka_producer p;
+    origin from = {.bytes = 1};
+    flight *flights[2];
+
+    CHECK(kai_flight_ready(&p));
+    kai_wake_init(&p.progressed);
+    for (int i = 0; i < 2; i++) {
+        kai_epoch_open(&p);
+        flights[i] = kai_flight_begin(&p, &from);
+        p.last_epoch->end = 10 * (uint64_t)(i + 1);
+    }
+    kai_epoch_open(&p);
+    kai_flight_end(&p, flights[1]); /* before the first */
+    kai_publish(&p, &(outcomes){0});
+    CHECK(atomic_load(&p.flushed) == 0 && p.first_epoch->next == p.last_epoch);
+    kai_flight_end(&p, flights[0]);
+    kai_publish(&p, &(outcomes){0});
+    CHECK(atomic_load(&p.flushed) == 20 && p.first_epoch == p.last_epoch);
+    CHECK(atomic_load(&p.held_messages) == 0 && atomic_load(&p.held_bytes) == 0);
+    free(p.last_epoch);
+    free(p.chunks);
+    kai_wake_fini(&p.progressed);
+}
+
 /* ---------------------------------------------------------------- acceptance */
+
+static void who_waits_for_room_is_woken_by_an_outcome(void)
+{
+    ka_producer *p = open_producer(
+        somewhere(), NULL, NULL,
+        &(ka_producer_options){.queue_messages = 1, .queue_bytes = 100, .topic = "t"});
+
+    for (int sent = 0; sent < 200;) {
+        int status = ka_producer_send(p, "v", 1);
+        CHECK(status == KA_OK || status == KA_FULL);
+        sent += status == KA_OK;
+        if (status == KA_FULL)
+            CHECK(ka_wait_producer_room(p, 1, 0, -1) == KA_OK);
+    }
+    CHECK(finish(p, 5000000) == 0);
+}
 
 static void a_refused_message_gives_its_place_back(void)
 {
@@ -335,24 +378,98 @@ static void *evict_main(void *arg)
     return NULL;
 }
 
+static void *pump_bad_topic(void *arg)
+{
+    static const char value[900];
+    pump *pumped = arg;
+    int32_t bad = bad_topic(pumped->p);
+
+    while (!atomic_load(&pumped->done)) {
+        int status = ka_producer_send_record(pumped->p, bad, KA_PARTITION_ANY, -1, value,
+                                             sizeof value, NULL, 0, NULL, 0, 0);
+        CHECK(status == KA_OK || status == KA_FULL);
+    }
+    return NULL;
+}
+
+/* Room is given back when its place in the ring is free, and not before. */
+static void messages_that_fail_at_once_fit_the_ring(void)
+{
+    ka_producer like = {.queue_messages = 1000, .max_message = 1000 - KA_WIRE_OVERHEAD};
+    ka_producer_options options = {.queue_messages = 1000};
+    int64_t end_ms = check_now_ms() + ROUNDS_MS;
+    pthread_t threads[2], holder;
+    pump pumped = {.done = 0};
+
+    options.queue_bytes = like.queue_bytes = (int64_t)((1 << 20) - kai_ring_capacity(&like));
+    pumped.p = open_producer(nowhere(), "message.max.bytes", "1000", &options);
+    CHECK(pumped.p->ring.capacity == 1 << 20);
+    holder = start_holding("ka-producer");
+    atomic_store(&hold_ns, 100000);
+    for (int i = 0; i < 2; i++)
+        threads[i] = check_thread(pump_bad_topic, &pumped);
+    while (check_now_ms() < end_ms)
+        check_pause();
+    atomic_store(&pumped.done, 1);
+    for (int i = 0; i < 2; i++)
+        check_join(threads[i]);
+    stop_holding(holder);
+    finish(pumped.p, 1000000);
+}
+
 static void an_evicted_message_is_dropped_and_purged_in_one_snapshot(void)
 {
     ka_producer *p = open_producer(
-        nowhere(), NULL, NULL,
+        somewhere(), NULL, NULL,
         &(ka_producer_options){
             .queue_messages = 1000, .queue_bytes = 1 << 20, .topic = "t", .on_full = KA_DROP_OLD});
     int64_t end_ms = check_now_ms() + ROUNDS_MS;
     pump pumped = {.p = p};
-    pthread_t thread = check_thread(evict_main, &pumped);
+    pthread_t thread = check_thread(evict_main, &pumped), holder = start_holding("ka-producer");
     ka_producer_stats stats;
 
     while (check_now_ms() < end_ms) {
         kai_producer_snapshot(p, &stats);
         CHECK(stats.purged == stats.dropped);
     }
-    CHECK(stats.dropped > 0);
+    CHECK(stats.dropped > 0 && stats.delivered > 0);
+    stop_holding(holder);
     atomic_store(&pumped.done, 1);
     check_join(thread);
+    finish(p, 0);
+}
+
+static void a_purge_empties_the_ring_behind_a_full_share(void)
+{
+    ka_producer *p = open_producer(
+        nowhere(), NULL, NULL,
+        &(ka_producer_options){
+            .queue_messages = 100, .queue_bytes = 1 << 20, .topic = "t", .on_full = KA_DROP_OLD});
+    int64_t value;
+
+    for (int i = 0; i < 100; i++)
+        send_one(p, 0, 0);
+    CHECK_SOON(atomic_load(&p->held_messages) == 25);
+    CHECK(answer(ka_producer_purge(p, 0), &value) == KA_OK && value == 100);
+    CHECK(finish(p, 0) == 0);
+}
+
+static void what_comes_after_the_ring_started_over_can_be_evicted(void)
+{
+    static const char value[4000];
+    ka_producer *p = open_producer(
+        nowhere(), NULL, NULL,
+        &(ka_producer_options){
+            .queue_messages = 400, .queue_bytes = 8 << 20, .topic = "t", .on_full = KA_DROP_OLD});
+
+    for (int i = 0; i < 100; i++)
+        CHECK(ka_producer_send(p, value, sizeof value) == KA_OK);
+    CHECK_SOON(atomic_load(&p->held_messages) == 100); /* its share */
+    CHECK_SOON(kai_ring_tail(&p->ring) == p->ring.capacity &&
+               kai_ring_head(&p->ring) == p->ring.capacity);
+    for (int i = 0; i < 1000; i++)
+        CHECK(ka_producer_send(p, value, 1) == KA_OK);
+    CHECK(atomic_load(&p->evicted) == 700);
     finish(p, 0);
 }
 
@@ -465,6 +582,33 @@ static void what_is_accepted_beside_the_close_has_its_outcome(void)
     }
 }
 
+/* As when one of librdkafka's threads sits in name resolution: its reports are not seen. */
+static void what_is_not_given_back_is_written_off_and_told(void)
+{
+    ka_producer *p = open_producer(
+        nowhere(), NULL, NULL,
+        &(ka_producer_options){.queue_messages = 10, .queue_bytes = 1000, .topic = "t"});
+    rd_kafka_queue_t *reports = p->events;
+    ka_producer *shared = ka_producer_share(p);
+    ka_producer_stats stats;
+    ka_result out[8];
+
+    for (int64_t token = 0; token <= 3; token++)
+        send_one(p, 0, token);
+    CHECK_SOON(atomic_load(&p->held_messages) == 4);
+    p->events = rd_kafka_queue_new(p->rk);
+    CHECK(ka_producer_close(p, 0) == KA_OK);
+    CHECK(ka_wait_producer_closed(p, -1) == 4);
+    rd_kafka_queue_destroy(reports);
+    kai_producer_snapshot(p, &stats);
+    CHECK(stats.purged == 4 && stats.outstanding == 0 && stats.outstanding_bytes == 0);
+    ka_producer_release(p);
+    CHECK(ka_producer_results(shared, out, 8) == 3);
+    CHECK(out[0].token + out[1].token + out[2].token == 6 && out[0].code && out[1].code);
+    CHECK(ka_producer_results(shared, out, 8) == KA_CLOSED);
+    ka_producer_unshare(shared);
+}
+
 /* ---------------------------------------------------------------- fork */
 
 static void in_a_child_a_batch_touches_nothing(void)
@@ -502,16 +646,22 @@ int main(int argc, char **argv)
 #define CASE(test) {#test, test}
         CASE(failures_are_there_when_a_flush_returns),
         CASE(results_are_announced_when_a_flush_returns),
+        CASE(a_flush_waits_for_the_epochs_before_its_own),
+        CASE(who_waits_for_room_is_woken_by_an_outcome),
         CASE(a_refused_message_gives_its_place_back),
         CASE(a_batch_wakes_a_worker_that_sleeps),
         CASE(a_batch_stops_where_no_transaction_is_open),
         CASE(purges_at_the_same_time_count_each_message_once),
         CASE(evicted_messages_fit_the_ring_while_the_worker_stands_still),
+        CASE(messages_that_fail_at_once_fit_the_ring),
         CASE(an_evicted_message_is_dropped_and_purged_in_one_snapshot),
+        CASE(a_purge_empties_the_ring_behind_a_full_share),
+        CASE(what_comes_after_the_ring_started_over_can_be_evicted),
         CASE(nothing_is_evicted_for_a_message_that_finds_no_room_all_the_same),
         CASE(a_commit_asked_for_during_the_begin_bars_messages),
         CASE(what_was_committed_while_closing_is_not_lost),
         CASE(what_is_accepted_beside_the_close_has_its_outcome),
+        CASE(what_is_not_given_back_is_written_off_and_told),
         CASE(in_a_child_a_batch_touches_nothing),
     };
 
