@@ -582,6 +582,22 @@ static void what_is_accepted_beside_the_close_has_its_outcome(void)
     }
 }
 
+static void a_call_that_runs_is_answered_by_the_close(void)
+{
+    ka_producer *p = open_producer(
+        nowhere(), NULL, NULL,
+        &(ka_producer_options){.queue_messages = 10, .queue_bytes = 1000, .topic = "t"});
+    ka_command *command = ka_producer_partitions(p, 0, 0, 10000000);
+    ka_error error;
+
+    CHECK_SOON(hold_find("ka-control"));
+    CHECK(ka_wait_command(command, 0, &error) == KA_TIMEOUT);
+    CHECK(ka_producer_close(p, 0) == KA_OK);
+    CHECK(ka_wait_command(command, 0, &error) == KA_CLOSED);
+    ka_producer_release(p);
+    ka_command_release(command);
+}
+
 /* As when one of librdkafka's threads sits in name resolution: its reports are not seen. */
 static void what_is_not_given_back_is_written_off_and_told(void)
 {
@@ -661,6 +677,7 @@ int main(int argc, char **argv)
         CASE(a_commit_asked_for_during_the_begin_bars_messages),
         CASE(what_was_committed_while_closing_is_not_lost),
         CASE(what_is_accepted_beside_the_close_has_its_outcome),
+        CASE(a_call_that_runs_is_answered_by_the_close),
         CASE(what_is_not_given_back_is_written_off_and_told),
         CASE(in_a_child_a_batch_touches_nothing),
     };
