@@ -298,7 +298,7 @@ static void purges_at_the_same_time_count_each_message_once(void)
         nowhere(), NULL, NULL,
         &(ka_producer_options){.queue_messages = 1000, .queue_bytes = 1 << 20, .topic = "t"});
 
-    for (int round = 0; round < 20; round++) {
+    for (int round = 0; round < 1000; round++) {
         int64_t value[2];
         ka_command *commands[2];
         for (int i = 0; i < 100; i++)
@@ -517,6 +517,43 @@ static void a_commit_asked_for_during_the_begin_bars_messages(void)
     finish(p, 0);
 }
 
+static void a_commit_waits_for_what_is_on_its_way_into_the_ring(void)
+{
+    ka_producer *p = open_transactional(3);
+    ka_command *commit;
+    ka_error error;
+
+    CHECK(transact(p, KA_BEGIN) == KA_OK);
+    atomic_fetch_add(&p->room, ROOM_MESSAGE + 1); /* a sender between its two steps */
+    commit = ka_producer_transact(p, KA_COMMIT, 10000000);
+    CHECK(ka_wait_command(commit, 50000, &error) == KA_TIMEOUT);
+    atomic_fetch_sub(&p->room, ROOM_MESSAGE + 1);
+    kai_wake_notify(&p->worker.wake);
+    CHECK(ka_wait_command(commit, -1, &error) == KA_OK);
+    ka_command_release(commit);
+    finish(p, 0);
+}
+
+static void a_transaction_that_lost_a_message_cannot_be_committed(void)
+{
+    ka_producer *p = open_transactional(4);
+    ka_command *commit;
+    ka_error error;
+
+    CHECK(transact(p, KA_BEGIN) == KA_OK);
+    send_one(p, 0, 0);
+    send_one(p, bad_topic(p), 0);
+    commit = ka_producer_transact(p, KA_COMMIT, 10000000);
+    CHECK(ka_wait_command(commit, -1, &error) == KA_FAILED && error.requires_abort);
+    ka_command_release(commit);
+    CHECK(ka_producer_send(p, "v", 1) == KA_BARRED);
+    CHECK(transact(p, KA_ABORT) == KA_OK);
+    CHECK(transact(p, KA_BEGIN) == KA_OK);
+    send_one(p, 0, 0);
+    CHECK(transact(p, KA_COMMIT) == KA_OK);
+    CHECK(finish(p, 0) == 0);
+}
+
 static void what_was_committed_while_closing_is_not_lost(void)
 {
     int64_t end_ms = check_now_ms() + 2 * ROUNDS_MS;
@@ -530,7 +567,7 @@ static void what_was_committed_while_closing_is_not_lost(void)
         ka_command_release(ka_producer_transact(p, KA_COMMIT, 10000000));
         check_spin(check_random(&seed, 1000000));
         CHECK(ka_producer_close(p, 5000000) == KA_OK);
-        lost = ka_wait_producer_closed(p, -1);
+        lost = ka_wait_producer_closed(p, 4000000); /* long before its time */
         CHECK(lost == (ka_producer_transaction(p) == KA_TXN_READY ? 0 : 1));
         ka_producer_release(p);
     }
@@ -675,6 +712,8 @@ int main(int argc, char **argv)
         CASE(what_comes_after_the_ring_started_over_can_be_evicted),
         CASE(nothing_is_evicted_for_a_message_that_finds_no_room_all_the_same),
         CASE(a_commit_asked_for_during_the_begin_bars_messages),
+        CASE(a_commit_waits_for_what_is_on_its_way_into_the_ring),
+        CASE(a_transaction_that_lost_a_message_cannot_be_committed),
         CASE(what_was_committed_while_closing_is_not_lost),
         CASE(what_is_accepted_beside_the_close_has_its_outcome),
         CASE(a_call_that_runs_is_answered_by_the_close),
