@@ -312,6 +312,23 @@ static void purges_at_the_same_time_count_each_message_once(void)
     CHECK(finish(p, 0) == 0);
 }
 
+static void a_purge_that_takes_its_time_wakes_a_worker_that_sleeps(void)
+{
+    ka_producer *p = open_producer(
+        nowhere(), NULL, NULL,
+        &(ka_producer_options){.queue_messages = 10, .queue_bytes = 1000, .topic = "t"});
+    int64_t value;
+    int tid;
+
+    CHECK(answer(ka_producer_purge(p, 0), &value) == KA_OK && value == 0);
+    CHECK_SOON((tid = hold_find("ka-control")) != 0);
+    atomic_store(&hold_ns, 100000000);
+    hold_thread(tid);
+    CHECK_SOON(atomic_load(&hold_holding) == 1);
+    CHECK(answer(ka_producer_purge(p, 0), &value) == KA_OK && value == 0);
+    finish(p, 0);
+}
+
 /* ---------------------------------------------------------------- eviction */
 
 typedef struct {
@@ -705,6 +722,7 @@ int main(int argc, char **argv)
         CASE(a_batch_wakes_a_worker_that_sleeps),
         CASE(a_batch_stops_where_no_transaction_is_open),
         CASE(purges_at_the_same_time_count_each_message_once),
+        CASE(a_purge_that_takes_its_time_wakes_a_worker_that_sleeps),
         CASE(evicted_messages_fit_the_ring_while_the_worker_stands_still),
         CASE(messages_that_fail_at_once_fit_the_ring),
         CASE(an_evicted_message_is_dropped_and_purged_in_one_snapshot),
