@@ -14,7 +14,7 @@ import pytest
 from kafka_server import KafkaServer
 from support import create_topic, read, reader, wait_for
 
-from kafka_async import Consumer, DeliveryError, FlushTimeout, Producer
+from kafka_async import Consumer, DeliveryError, FlushTimeout, KafkaError, Producer
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(90)]
 
@@ -101,6 +101,16 @@ def test_unknown_topic_fails_its_messages_alone(kafka: KafkaServer, narrow: str)
         assert producer.metrics().delivered == 10
         producer.send(b"10")
     assert read_independently(kafka.bootstrap_servers, narrow) == numbered(11)
+
+
+def test_warm_up_of_an_unknown_topic_tells(kafka: KafkaServer, topic: str) -> None:
+    with Producer(kafka.bootstrap_servers, topic) as producer:
+        for call in (producer.warm_up, lambda: producer.partitions(topic)):
+            began = time.monotonic()
+            with pytest.raises(KafkaError, match=topic) as caught:
+                call()
+            assert caught.value.name == "UNKNOWN_TOPIC_OR_PART"
+            assert time.monotonic() - began < 5.5
 
 
 def test_unknown_topic_is_used_when_it_appears(kafka: KafkaServer, topic: str) -> None:
