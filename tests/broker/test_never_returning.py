@@ -99,7 +99,7 @@ def test_every_message_ends_in_time(report: dict[str, Any]) -> None:
     assert report["outcomes"]["_MSG_TIMED_OUT"]
     assert report["first_failure_s"] >= TIMEOUT_S
     assert report["latency_s"] <= IN_TIME_S
-    assert report["own_latency_s"] <= IN_TIME_S + 0.25  # for the delivery thread to get its turn
+    assert report["own_latency_s"] <= IN_TIME_S + 1.0  # for the delivery thread to get its turn
 
 
 def test_accounting_is_exact(report: dict[str, Any], policy: str) -> None:
@@ -130,7 +130,7 @@ def test_accounting_is_exact(report: dict[str, Any], policy: str) -> None:
 
 def test_outstanding_stays_within_the_bounds(report: dict[str, Any]) -> None:
     print(f"\n{report['snapshots']} snapshots, at most {report['most']} outstanding")
-    assert report["snapshots"] > 500
+    assert report["snapshots"] > 100
     assert report["wrong"] == []
     messages, size = report["most"]
     assert messages > BOUNDS["queue_messages"] * 0.7, "the bounds were never near"
@@ -147,13 +147,13 @@ def test_flush_and_stop_end_in_time(report: dict[str, Any]) -> None:
     seconds, error, outstanding, still = report["flush"]
     assert (error, still > 0) == ("FlushTimeout", True)
     assert outstanding >= still
-    assert 0.5 <= seconds < 1.0
+    assert 0.5 <= seconds < 1.5
     # All were told by callbacks and futures, so that nothing is raised.
     assert report["second_flush"][1] == "NoneType"
     assert report["second_flush"][0] < IN_TIME_S
     seconds, error, purged = report["stop"]
     assert (error, purged) == ("FlushTimeout", 10)
-    assert 0.5 <= seconds < 1.5 + 0.25
+    assert 0.5 <= seconds < 2.0
 
 
 def test_message_that_waited_in_the_queue_ends_in_time_too(topic: str) -> None:

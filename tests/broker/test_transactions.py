@@ -21,9 +21,9 @@ from support import create_topic, wait_for
 
 from kafka_async import DeliveryError, KafkaError, Producer, TransactionError
 
-pytestmark = [pytest.mark.broker, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.broker, pytest.mark.timeout(150)]
 
-LIMIT_S = 40
+LIMIT_S = 60
 PROGRAM = Path(__file__).with_name("transformer.py")
 FENCED = ("_FENCED", "INVALID_PRODUCER_EPOCH", "PRODUCER_FENCED")
 LIMITED = {"max.message.bytes": "10000"}
