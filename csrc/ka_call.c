@@ -15,6 +15,7 @@
 
 enum { SLICE_MS = 500, OFFSETS_SLICE_MS = 5000, MISSING_RETRY_NS = 50000000 };
 
+static const int64_t BEGIN_NS = 1000000000; /* how long a broker may take to begin a transaction */
 static const int64_t MISSING_TOPIC_NS = 1000000000; /* how long a topic may take to appear */
 
 static void call_free(ka_command *base)
@@ -46,6 +47,13 @@ static void finish(call *c, int status, int64_t value, const ka_error *error)
     kai_command_unreference(&c->base);
 }
 
+/* The slice was too short. Of an init, librdkafka then passes on the broker's last answer. */
+static int is_unfinished(const call *c, int status, const ka_error *error)
+{
+    return status == KA_FAILED && (error->code == RD_KAFKA_RESP_ERR__TIMED_OUT ||
+                                   (c->kind == KA_INIT && error->retriable));
+}
+
 /* On the control thread. */
 static void run_call(kai_job *job)
 {
@@ -60,7 +68,7 @@ static void run_call(kai_job *job)
     status = c->run(c, (int)((left_ns < slice_ns ? left_ns : slice_ns) / 1000000), &error);
     if (status == KA_EMPTY)
         return; /* somebody else finishes it */
-    if (status == KA_FAILED && error.code == RD_KAFKA_RESP_ERR__TIMED_OUT && left_ns > slice_ns &&
+    if (is_unfinished(c, status, &error) && left_ns > slice_ns &&
         (atomic_load(&p->state) == OPEN || c->even_closing) &&
         kai_control_submit(&p->control, &c->job) == 0)
         return;
@@ -87,6 +95,7 @@ static call *call_new(ka_producer *p, int kind, int64_t timeout_us,
     c->kind = kind;
     c->run = run;
     c->slice_ms = SLICE_MS;
+    c->asked_ns = kai_now_ns();
     c->deadline_ns = kai_deadline_ns(timeout_us);
     return c;
 }
@@ -191,6 +200,19 @@ static int is_purge_ready(ka_producer *p, call *c)
     return p->drained >= c->ring_end;
 }
 
+/* librdkafka ends a transaction that it has asked the broker to begin, begun or not (its issue 4849), and an
+ * end of what has not begun is fatal. A message that was delivered shows that it has. */
+static int has_begun(ka_producer *p, const call *c)
+{
+    int64_t give_up_ns = c->asked_ns + BEGIN_NS;
+
+    if (atomic_load(&p->held_messages) == 0 ||
+        atomic_load(&p->delivered) > atomic_load(&p->txn_delivered) || kai_now_ns() >= give_up_ns)
+        return 1;
+    p->call_due_ns = give_up_ns;
+    return 0;
+}
+
 /* Whether a begin is with the control thread. */
 static int begin_runs(ka_producer *p)
 {
@@ -219,7 +241,7 @@ static int is_ready(ka_producer *p, call *c)
     case CALL_CLOSING:
         /* Barred or closed: all that comes still belongs to the transaction. */
         p->discard_end = kai_all_held(p) ? p->drained : UINT64_MAX;
-        return kai_all_held(p);
+        return kai_all_held(p) && has_begun(p, c);
     case CALL_PURGE:
         return is_purge_ready(p, c);
     default:
@@ -267,6 +289,7 @@ int kai_serve_calls(ka_producer *p)
     int served = finish_purge(p);
     call *c;
 
+    p->call_due_ns = KAI_FOREVER;
     while ((c = next_call(p)) && (is_void(p, c) || is_ready(p, c))) {
         served = 1;
         if (!is_void(p, c)) {
@@ -391,7 +414,6 @@ ka_command *ka_producer_partitions(ka_producer *p, int32_t topic_number, int con
         return NULL;
     c->topic = topic_number;
     c->connect = connect;
-    c->asked_ns = kai_now_ns();
     return call_submit(p, c);
 }
 
@@ -441,6 +463,7 @@ static void open_transaction(ka_producer *p)
     /* Barred: nothing is accepted meanwhile. */
     kai_producer_snapshot(p, &stats);
     atomic_store(&p->txn_accepted, stats.accepted);
+    atomic_store(&p->txn_delivered, stats.delivered);
     atomic_store(&p->spoiled, 0);
     /* In this order: a commit bars what is open, and bars it after this. */
     atomic_fetch_and(&p->room, ~ROOM_BARRED);

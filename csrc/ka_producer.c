@@ -256,7 +256,6 @@ void kai_producer_disown(ka_producer *p)
     if (atomic_fetch_sub(&p->owners, 1) == 1)
         kai_lose(ka_producer_unreported(p, 0) +
                  (atomic_load(&p->told) ? 0 : atomic_load(&p->lost)));
-    kai_producer_unreference(p);
 }
 
 void kai_producer_unreference(ka_producer *p)
@@ -287,6 +286,7 @@ void ka_producer_release(ka_producer *p)
         return;
     ka_producer_close(p, RELEASE_TIMEOUT_US);
     kai_producer_disown(p);
+    kai_producer_unreference(p);
 }
 
 /* Runs on librdkafka's threads when a report is there. */
@@ -334,7 +334,7 @@ static ka_producer *new_producer(const ka_conf *conf, const ka_producer_options 
     refresh_ms = kai_conf_number(conf, "topic.metadata.refresh.interval.ms", 300000);
     p->refresh_ns =
         options->count_partitions && refresh_ms > 0 ? refresh_ms * 1000000 : KAI_FOREVER;
-    p->record_due_ns = p->flight_due_ns = KAI_FOREVER;
+    p->record_due_ns = p->flight_due_ns = p->call_due_ns = KAI_FOREVER;
     p->refresh_at_ns = kai_deadline_ns(p->refresh_ns / 1000);
     if (ka_conf_get(conf, "transactional.id", text, sizeof text) > 0) {
         atomic_init(&p->transaction, KA_TXN_NEW);

@@ -156,7 +156,7 @@ struct ka_producer {
     int32_t default_topic;  /* < 0: none */
     uint32_t process;       /* kai_process at open */
     _Atomic int references; /* the facade's, the worker's, the teller's; the last one frees */
-    _Atomic int owners;     /* the facade and the worker; the last one counts what was lost */
+    _Atomic int owners; /* the facade, and the worker until closed; the last counts what is lost */
 
     /* Callers and worker. */
     _Alignas(KAI_CACHE_LINE) _Atomic uint64_t room;
@@ -197,9 +197,10 @@ struct ka_producer {
     _Atomic int64_t asked; /* how many the worker has not started yet */
 
     /* Of the transaction that is open. Written by the control thread and the worker. */
-    _Atomic int64_t spoiled;      /* messages that failed without librdkafka knowing it */
-    _Atomic int64_t txn_accepted; /* messages accepted before it */
-    _Atomic int closing_ended;    /* the abort that closing began has ended */
+    _Atomic int64_t spoiled;       /* messages that failed without librdkafka knowing it */
+    _Atomic int64_t txn_accepted;  /* messages accepted before it */
+    _Atomic int64_t txn_delivered; /* messages delivered before it */
+    _Atomic int closing_ended;     /* the abort that closing began has ended */
 
     /* Worker only. */
     _Alignas(KAI_CACHE_LINE) kai_worker worker;
@@ -216,6 +217,7 @@ struct ka_producer {
     call *purging;         /* the one purge that is started */
     int64_t record_due_ns; /* when the record that waits in the ring has its time over */
     int64_t flight_due_ns; /* when a message that had waited in the ring has */
+    int64_t call_due_ns;   /* when to look again at a call whose turn has not come */
     int64_t refresh_at_ns;
     int64_t purged_at_ns; /* 0: closing has not purged yet */
     int64_t purged_before;
@@ -267,7 +269,7 @@ topic *kai_topic_at(ka_producer *p, int32_t number);
 void kai_producer_snapshot(ka_producer *p, ka_producer_stats *stats);
 /* Drop one of the references. */
 void kai_producer_unreference(ka_producer *p);
-/* The same for the facade and the worker. */
+/* Closed, or forgotten: when both, what nobody was told of is lost. */
 void kai_producer_disown(ka_producer *p);
 
 /* ka_send.c */

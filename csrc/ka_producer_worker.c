@@ -361,6 +361,7 @@ static int64_t serve_close(ka_producer *p)
     rd_kafka_set_log_level(p->rk, LOG_EMERG); /* how its threads end is nobody's concern */
     kai_results_close(&p->results);
     atomic_store(&p->state, CLOSED_DOWN);
+    kai_producer_disown(p); /* not at the end, which librdkafka's threads may hold up */
     kai_wake_notify(&p->progressed);
     return KAI_STEP_END;
 }
@@ -385,7 +386,7 @@ int64_t kai_producer_step(void *self)
     ka_producer *p = self;
     int drained = drain_ring(p), served = kai_serve_events(p);
     int called = kai_serve_calls(p), flushed = serve_flushes(p);
-    int64_t next = earlier(p->record_due_ns, serve_timeouts(p));
+    int64_t next = earlier(earlier(p->record_due_ns, p->call_due_ns), serve_timeouts(p));
 
     if (drained)
         return KAI_STEP_AGAIN;
@@ -420,5 +421,5 @@ void kai_producer_end(void *self)
         p->chunks = chunk->next;
         free(chunk);
     }
-    kai_producer_disown(p);
+    kai_producer_unreference(p);
 }

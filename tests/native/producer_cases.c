@@ -261,18 +261,17 @@ static void a_refused_message_gives_its_place_back(void)
 static void a_batch_wakes_a_worker_that_sleeps(void)
 {
     static const int64_t lengths[] = {1, 1};
-    ka_batch batch = {.count = 2, .data = "vv", .value_len = lengths};
+    int32_t status[2];
+    ka_batch batch = {.count = 2, .data = "vv", .value_len = lengths, .status = status};
     ka_producer *p = open_producer(
         nowhere(), NULL, NULL,
         &(ka_producer_options){.queue_messages = 10, .queue_bytes = 100, .topic = "t"});
-    int64_t next = 0, at = 0;
-    int32_t status[2];
 
     for (int i = 0; i < 100; i++) { /* it sleeps for good */
         CHECK_SOON(atomic_load(&p->worker.wake.sleepers) == 1);
         check_pause();
     }
-    CHECK(ka_producer_send_batch(p, 0, &batch, &next, &at, status) == KA_OK);
+    CHECK(ka_producer_send_batch(p, 0, &batch) == KA_OK);
     CHECK_SOON(atomic_load(&p->held_messages) == 2);
     finish(p, 0);
 }
@@ -280,13 +279,12 @@ static void a_batch_wakes_a_worker_that_sleeps(void)
 static void a_batch_stops_where_no_transaction_is_open(void)
 {
     static const int64_t lengths[] = {1, 1};
-    ka_batch batch = {.count = 2, .data = "vv", .value_len = lengths};
-    ka_producer *p = open_transactional(2);
-    int64_t next = 0, at = 0;
     int32_t status[2];
+    ka_batch batch = {.count = 2, .data = "vv", .value_len = lengths, .status = status};
+    ka_producer *p = open_transactional(2);
 
-    CHECK(ka_producer_send_batch(p, 0, &batch, &next, &at, status) == KA_BARRED);
-    CHECK(next == 0 && at == 0);
+    CHECK(ka_producer_send_batch(p, 0, &batch) == KA_BARRED);
+    CHECK(batch.next == 0 && batch.at == 0);
     finish(p, 0);
 }
 
@@ -694,12 +692,10 @@ static void in_a_child_a_batch_touches_nothing(void)
     child = fork();
     CHECK(child >= 0);
     if (child == 0) {
-        int64_t next = 0, at = 0;
-        int32_t statuses[1];
         ka_latency latency;
-        int bad = ka_producer_send_batch(p, 0, &batch, &next, &at, statuses) != KA_FORKED;
+        int bad = ka_producer_send_batch(p, 0, &batch) != KA_FORKED;
         kai_hist_summary(&p->send_latency, &latency);
-        _exit(bad || next != 0 || latency.count != 0);
+        _exit(bad || batch.next != 0 || latency.count != 0);
     }
     CHECK(waitpid(child, &status, 0) == child);
     CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);

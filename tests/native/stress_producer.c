@@ -124,6 +124,7 @@ static void *send_singly(void *arg)
 typedef struct {
     char data[ITEMS * 64];
     int64_t value_len[ITEMS], key_len[ITEMS], partition[ITEMS];
+    int32_t status[ITEMS];
 } columns;
 
 static int64_t fill(columns *c, uint64_t *seed)
@@ -141,24 +142,25 @@ static int64_t fill(columns *c, uint64_t *seed)
 }
 
 /* Returns what ended it: KA_OK or KA_CLOSED. */
-static int send_columns(const columns *c, int64_t bytes, uint64_t *seed)
+static int send_columns(columns *c, int64_t bytes, uint64_t *seed)
 {
     ka_batch batch = {.count = ITEMS,
                       .data = c->data,
                       .value_len = c->value_len,
                       .key_len = c->key_len,
-                      .partition = chance(seed, 2) ? c->partition : NULL};
-    int64_t next = 0, at = 0, before;
-    int32_t status[ITEMS];
+                      .partition = chance(seed, 2) ? c->partition : NULL,
+                      .status = c->status};
+    int64_t before;
     int result;
 
     do {
-        before = next;
+        before = batch.next;
         atomic_fetch_add(&r.attempts, ITEMS - before);
-        result = ka_producer_send_batch(r.p, 0, &batch, &next, &at, status);
-        for (int64_t i = before; i < next; i++)
-            count(status[i], 0);
-        CHECK(result == KA_OK ? next == ITEMS && at == bytes : next < ITEMS && at <= bytes);
+        result = ka_producer_send_batch(r.p, 0, &batch);
+        for (int64_t i = before; i < batch.next; i++)
+            count(batch.status[i], 0);
+        CHECK(result == KA_OK ? batch.next == ITEMS && batch.at == bytes
+                              : batch.next < ITEMS && batch.at <= bytes);
         if (result != KA_OK && result != KA_CLOSED) {
             count(result, 0);
             ka_wait_producer_room(r.p, 64, 0, 2000);
