@@ -641,7 +641,7 @@ class Exact(RuleBasedStateMachine):
 
 
 TestExactBooks = Exact.TestCase
-TestExactBooks.settings = settings(STABLE, max_examples=250, stateful_step_count=20)
+TestExactBooks.settings = settings(STABLE, max_examples=150, stateful_step_count=20)
 
 Operation = tuple[str, Any]
 SIZES = st.integers(10, 40)
@@ -820,7 +820,7 @@ def run_programs(books: Books, programs: list[list[Operation]], delivering: bool
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@settings(STABLE, max_examples=60)
+@settings(STABLE, max_examples=40)
 @given(programs=PROGRAMS, messages=st.integers(1, 12), size=st.integers(40, 300))
 def test_books_are_right_with_nobody_there(
     policy: Policy, programs: list[list[Operation]], messages: int, size: int
@@ -847,7 +847,7 @@ def test_books_are_right_with_nobody_there(
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@settings(STABLE, max_examples=20)
+@settings(STABLE, max_examples=15)
 @given(programs=PROGRAMS, messages=st.integers(1, 12), size=st.integers(40, 300))
 def test_books_are_right_with_a_cluster_that_delivers(
     cluster: MockCluster, policy: Policy, programs: list[list[Operation]], messages: int, size: int
