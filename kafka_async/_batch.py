@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 # Items of one native call, which keeps the GIL: about 5 ms.
 _CALL = 65_536
 _NONE = -1
+# What a bad item raises, and as what it goes on with its index.
+_NAMED: dict[type[Exception], type[Exception]] = {
+    TypeError: TypeError,
+    ValueError: ValueError,
+    UnicodeEncodeError: ValueError,
+}
 
 
 class Batch:
@@ -70,7 +76,10 @@ class Batch:
                 if choose is not None and partition == _NONE:
                     partition = choose(record.key, record.value)
             except (TypeError, ValueError) as error:
-                raise type(error)(f"item {index}: {error}") from None
+                kind = _NAMED.get(type(error))
+                if kind is None:  # the partitioner's own
+                    raise
+                raise kind(f"item {index}: {error}") from None
             for name, part in (("value_len", value), ("key_len", key), ("headers_len", headers)):
                 columns[name].append(_NONE if part is None else size(part))
                 if part is not None:

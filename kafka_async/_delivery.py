@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import os
 import struct
 import threading
+import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, NamedTuple
@@ -155,12 +157,13 @@ class Dispatcher:
 
     def _start(self) -> None:
         thread = threading.Thread(target=self._run, name="kafka_async-delivery", daemon=True)
+        self._thread = thread  # before it runs: callbacks may come while start() waits
         try:
             thread.start()
         except RuntimeError:
+            self._thread = None
             self._starter.release()
             raise
-        self._thread = thread
         _exit.watch(self)
 
     def forget(self, token: int) -> None:
@@ -225,11 +228,11 @@ class Dispatcher:
                 try:
                     self._tell(*result)
                 except BaseException:
-                    _log.logger.exception("a delivery callback raised an exception")
+                    _log_exception()
         _exit.forget(self)
 
     def _tell(self, token: int, offset: int, timestamp_ms: int, latency_s: float, code: int, partition: int) -> None:
-        topic, key, value, packed_headers, callback, delivery = self._waiting.pop(token)
+        topic, key, value, packed_headers, callback, delivery = self._waiting[token]
         error = None if code == 0 else describe(code)
         report = None
         if callback is not None or error is not None:
@@ -249,8 +252,11 @@ class Dispatcher:
                     delivery, RecordMetadata(topic, partition, offset if offset >= 0 else None, timestamp_ms), report
                 )
         finally:
-            if callback is not None and report is not None:
-                callback(report)
+            try:
+                if callback is not None and report is not None:
+                    callback(report)
+            finally:  # only now: what is being told is still waited for
+                self._waiting.pop(token, None)
 
     def _begin_exit(self, timeout_s: float) -> None:
         """Do nothing: its producer closes."""
@@ -272,6 +278,15 @@ def _complete(delivery: Delivery, metadata: RecordMetadata, report: DeliveryRepo
     error.failed = 1
     error.report = report
     delivery.set_exception(error)
+
+
+def _log_exception() -> None:
+    """Log the current exception, also past a log handler that raises one itself."""
+    try:
+        _log.logger.exception("a delivery callback raised an exception")
+    except BaseException:
+        with contextlib.suppress(BaseException):
+            traceback.print_exc()
 
 
 def describe(code: int) -> errors.KafkaError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -169,6 +170,7 @@ class Producer:
         self._partitioner = partitioner
         self._counting: dict[int, ffi.CData] = {}  # topics whose partitions are being counted
         self._stopped = False  # and the caller was told of what was lost
+        self._telling = threading.RLock()  # what is told as a failure; a signal handler may interrupt its holder
         self._failures: deque[DeliveryReport] = deque(maxlen=_KEPT_FAILURES)
         self._topics: dict[str, int] = {}
         if topic is not None:
@@ -619,7 +621,9 @@ class Producer:
             status = self._dispatcher.wait(left, even_closed=False)
         if status == lib.KA_TIMEOUT:
             outstanding = max(self.metrics().outstanding, self._dispatcher.pending())
-            raise self._flush_timeout(outstanding, "still queued; flush() again to go on waiting")
+            if outstanding:
+                raise self._flush_timeout(outstanding, "still queued; flush() again to go on waiting")
+            status = lib.KA_OK  # the last outcome came as the time was over
         if status < 0:
             raise _state_error(status)
         self._raise_failures()
@@ -748,7 +752,7 @@ class Producer:
         ``rd_kafka_abort_transaction``, on a native control thread.
         """
         self._transact(lib.KA_ABORT, "abort_transaction", check_timeout(timeout))
-        self._take_unreported()
+        self._take_failures()
 
     def send_offsets_to_transaction(
         self, consumer: Consumer, offsets: Iterable[TopicPartition] | None = None, timeout: float | None = 5.0
@@ -939,10 +943,11 @@ class Producer:
             The producer belongs to the parent process.
         """
         self._unreported()
-        fetched = self._collect_failures()
-        lib.ka_producer_unreported(self._native, len(fetched))
-        reports = [*self._failures, *fetched]
-        self._failures.clear()
+        with self._telling:
+            fetched = self._collect_failures()
+            lib.ka_producer_unreported(self._native, len(fetched))
+            reports = [*self._failures, *fetched]
+            self._failures.clear()
         return reports
 
     def metrics(self) -> ProducerMetrics:
@@ -1058,12 +1063,24 @@ class Producer:
         lib.ka_producer_unreported(self._native, failed)
         return failed
 
+    def _take_failures(self) -> tuple[int, list[DeliveryReport]]:
+        """Count the failures that nobody was told of, and keep for `failures` what the core has of them."""
+        fetched: list[DeliveryReport] = []
+        with self._telling:
+            failed = self._unreported()
+            while more := self._collect_failures():
+                # One may be kept and not counted yet, or counted since: so again, until there is none.
+                lib.ka_producer_unreported(self._native, len(more))
+                fetched += more
+                failed = self._unreported()
+            lib.ka_producer_unreported(self._native, failed)  # those that were not kept
+            self._failures.extend(fetched)
+        return failed + len(fetched), fetched
+
     def _raise_failures(self) -> None:
-        failed = self._take_unreported()
+        failed, fetched = self._take_failures()
         if not failed:
             return
-        fetched = self._collect_failures()
-        self._failures.extend(fetched)
         report = fetched[0] if fetched else None
         cause = report.error if report else None
         error = errors.DeliveryError(

@@ -264,7 +264,7 @@ static void a_batch_wakes_a_worker_that_sleeps(void)
     int32_t status[2];
     ka_batch batch = {.count = 2, .data = "vv", .value_len = lengths, .status = status};
     ka_producer *p = open_producer(
-        nowhere(), NULL, NULL,
+        somewhere(), NULL, NULL,
         &(ka_producer_options){.queue_messages = 10, .queue_bytes = 100, .topic = "t"});
 
     for (int i = 0; i < 100; i++) { /* it sleeps for good */
@@ -272,7 +272,7 @@ static void a_batch_wakes_a_worker_that_sleeps(void)
         check_pause();
     }
     CHECK(ka_producer_send_batch(p, 0, &batch) == KA_OK);
-    CHECK_SOON(atomic_load(&p->held_messages) == 2);
+    CHECK_SOON(atomic_load(&p->delivered) == 2);
     finish(p, 0);
 }
 
@@ -313,7 +313,7 @@ static void purges_at_the_same_time_count_each_message_once(void)
 static void a_purge_that_takes_its_time_wakes_a_worker_that_sleeps(void)
 {
     ka_producer *p = open_producer(
-        nowhere(), NULL, NULL,
+        somewhere(), NULL, NULL,
         &(ka_producer_options){.queue_messages = 10, .queue_bytes = 1000, .topic = "t"});
     int64_t value;
     int tid;
@@ -324,6 +324,19 @@ static void a_purge_that_takes_its_time_wakes_a_worker_that_sleeps(void)
     hold_thread(tid);
     CHECK_SOON(atomic_load(&hold_holding) == 1);
     CHECK(answer(ka_producer_purge(p, 0), &value) == KA_OK && value == 0);
+    finish(p, 0);
+}
+
+/* A call is made in slices; that ends none of them before its time. */
+static void a_call_takes_the_time_it_was_given(void)
+{
+    ka_producer *p = open_producer(
+        nowhere(), NULL, NULL,
+        &(ka_producer_options){.queue_messages = 10, .queue_bytes = 1000, .topic = "t"});
+    int64_t start = kai_now_ns(), value;
+
+    CHECK(answer(ka_producer_partitions(p, 0, 0, 1200000), &value) == KA_FAILED);
+    CHECK(kai_now_ns() - start >= 1150000000);
     finish(p, 0);
 }
 
@@ -355,7 +368,7 @@ static void evicted_messages_fit_the_ring_while_the_worker_stands_still(void)
     ka_producer like = {
         .queue_messages = 1000, .max_message = 1000000 - 36, .on_full = KA_DROP_OLD};
     int64_t end_ms = check_now_ms() + 2 * ROUNDS_MS;
-    pthread_t threads[2];
+    pthread_t threads[2], holder;
     pump pumped = {.done = 0};
 
     options.queue_bytes = like.queue_bytes = (int64_t)((8 << 20) - kai_ring_capacity(&like));
@@ -364,15 +377,14 @@ static void evicted_messages_fit_the_ring_while_the_worker_stands_still(void)
     CHECK(pumped.p->ring.capacity == 8 << 20);
     for (int i = 0; i < 2; i++)
         threads[i] = check_thread(pump_main, &pumped);
-    atomic_store(&hold_ns, 10000000);
-    while (check_now_ms() < end_ms) {
-        hold_threads("ka-producer", &seed, 1);
-        for (uint64_t i = check_random(&seed, 100); i > 0; i--)
-            check_pause();
-    }
+    holder = start_holding("ka-producer");
+    atomic_store(&hold_ns, 3000000);
+    while (check_now_ms() < end_ms)
+        check_pause();
     atomic_store(&pumped.done, 1);
     for (int i = 0; i < 2; i++)
         check_join(threads[i]);
+    stop_holding(holder);
     finish(pumped.p, 0);
 }
 
@@ -634,6 +646,45 @@ static void what_is_accepted_beside_the_close_has_its_outcome(void)
     }
 }
 
+static void *wait_for_flush(void *arg)
+{
+    CHECK(ka_wait_producer_flush(arg, ka_producer_flush(arg), -1) == KA_CLOSED);
+    return NULL;
+}
+
+static void *wait_for_room(void *arg)
+{
+    CHECK(ka_wait_producer_room(arg, 1, 0, -1) == KA_CLOSED);
+    return NULL;
+}
+
+static void *wait_for_telling(void *arg)
+{
+    CHECK(ka_wait_producer_told(arg, 1, 0, -1) == KA_CLOSED);
+    return NULL;
+}
+
+static void a_close_ends_every_wait(void)
+{
+    ka_producer *p = open_producer(
+        nowhere(), NULL, NULL,
+        &(ka_producer_options){.queue_messages = 1, .queue_bytes = 1000, .topic = "t"});
+    pthread_t threads[3];
+
+    send_one(p, 0, 1);
+    threads[0] = check_thread(wait_for_flush, p);
+    threads[1] = check_thread(wait_for_room, p);
+    threads[2] = check_thread(wait_for_telling, p);
+    CHECK_SOON(atomic_load(&p->progressed.sleepers) == 1);
+    CHECK_SOON(atomic_load(&p->room_freed.sleepers) == 1);
+    CHECK_SOON(atomic_load(&p->results.progressed.sleepers) == 1);
+    CHECK(ka_producer_close(p, 3000000) == KA_OK); /* none of them waits for that */
+    for (int i = 0; i < 3; i++)
+        check_join(threads[i]);
+    CHECK(atomic_load(&p->state) == CLOSING);
+    ka_producer_release(p);
+}
+
 static void a_call_that_runs_is_answered_by_the_close(void)
 {
     ka_producer *p = open_producer(
@@ -719,6 +770,7 @@ int main(int argc, char **argv)
         CASE(a_batch_stops_where_no_transaction_is_open),
         CASE(purges_at_the_same_time_count_each_message_once),
         CASE(a_purge_that_takes_its_time_wakes_a_worker_that_sleeps),
+        CASE(a_call_takes_the_time_it_was_given),
         CASE(evicted_messages_fit_the_ring_while_the_worker_stands_still),
         CASE(messages_that_fail_at_once_fit_the_ring),
         CASE(an_evicted_message_is_dropped_and_purged_in_one_snapshot),
@@ -730,6 +782,7 @@ int main(int argc, char **argv)
         CASE(a_transaction_that_lost_a_message_cannot_be_committed),
         CASE(what_was_committed_while_closing_is_not_lost),
         CASE(what_is_accepted_beside_the_close_has_its_outcome),
+        CASE(a_close_ends_every_wait),
         CASE(a_call_that_runs_is_answered_by_the_close),
         CASE(what_is_not_given_back_is_written_off_and_told),
         CASE(in_a_child_a_batch_touches_nothing),
