@@ -155,7 +155,7 @@ typedef struct {
 
 /* The outcome of one message that asked for it. */
 typedef struct {
-    int64_t token;
+    int64_t token, bytes; /* bytes: of key, value and headers */
     int64_t offset;       /* < 0: not known */
     int64_t timestamp_ms; /* the record's, < 0: none */
     double latency_s;     /* acceptance to outcome */

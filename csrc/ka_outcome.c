@@ -49,6 +49,12 @@ int kai_flight_ready(ka_producer *p)
     return 1;
 }
 
+void kai_hold(ka_producer *p, uint32_t bytes)
+{
+    atomic_fetch_add_explicit(&p->held_messages, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&p->held_bytes, bytes, memory_order_relaxed);
+}
+
 flight *kai_flight_begin(ka_producer *p, const origin *from)
 {
     flight *f = p->free_flights;
@@ -57,8 +63,6 @@ flight *kai_flight_begin(ka_producer *p, const origin *from)
     f->epoch = p->last_epoch;
     f->epoch->outstanding++;
     f->origin = *from;
-    atomic_fetch_add_explicit(&p->held_messages, 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(&p->held_bytes, from->bytes, memory_order_relaxed);
     return f;
 }
 
@@ -86,6 +90,7 @@ static double seconds(int64_t ns)
 static void push_result(ka_producer *p, const origin *from, const kai_report *report, int64_t now)
 {
     kai_results_push(&p->results, &(ka_result){.token = from->token,
+                                               .bytes = from->bytes,
                                                .offset = report->offset,
                                                .timestamp_ms = report->timestamp_ms,
                                                .latency_s = seconds(now - from->accepted_ns),

@@ -398,7 +398,7 @@ ka_producer *ka_wait_producer_open(ka_conf *conf, const ka_producer_options *opt
         return NULL;
     }
     if (kai_ring_init(&p->ring, kai_ring_capacity(p)) != 0 ||
-        kai_results_init(&p->results, places(p), &p->room_freed) != 0)
+        kai_results_init(&p->results, places(p), 2 * p->queue_bytes, &p->room_freed) != 0)
         return abandon(p, err, RD_KAFKA_RESP_ERR__CRIT_SYS_RESOURCE,
                        "no address space for the queue: lower queue_bytes or queue_messages");
     p->default_topic = options->topic ? ka_producer_topic(p, options->topic) : -1;

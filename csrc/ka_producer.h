@@ -285,7 +285,9 @@ epoch *kai_epoch_open(ka_producer *p);
 void kai_epoch_end(ka_producer *p, epoch *e);
 /* Whether kai_flight_begin() has one to give; 0 without memory. */
 int kai_flight_ready(ka_producer *p);
-/* A flight of the epoch that is open. */
+/* Count a message as librdkafka's; kai_flight_end() undoes it. */
+void kai_hold(ka_producer *p, uint32_t bytes);
+/* A flight of the epoch that is open, of a message that is held. */
 flight *kai_flight_begin(ka_producer *p, const origin *from);
 void kai_flight_end(ka_producer *p, flight *f);
 /* The outcome of one message, counted in *o. */

@@ -119,6 +119,23 @@ static int64_t wall_minus_monotonic_ns(int64_t now)
     return (int64_t)wall.tv_sec * 1000000000 + wall.tv_nsec - now;
 }
 
+static uint32_t size_of(const record *r)
+{
+    return (uint32_t)(kai_part_len(r->value_len) + kai_part_len(r->key_len) + r->headers_len);
+}
+
+static void lock_eviction(ka_producer *p)
+{
+    if (p->on_full == KA_DROP_OLD)
+        pthread_mutex_lock(&p->evict_lock);
+}
+
+static void unlock_eviction(ka_producer *p)
+{
+    if (p->on_full == KA_DROP_OLD)
+        pthread_mutex_unlock(&p->evict_lock);
+}
+
 /* With KA_DROP_OLD: librdkafka has its share, and at least one message; or it gives some back, which
  * come first. */
 static int share_is_full(const ka_producer *p)
@@ -128,33 +145,43 @@ static int share_is_full(const ka_producer *p)
             (p->purging && p->purging->reviving));
 }
 
-/* The ring's next record, which is the worker's from then on; *end moves behind it. NULL: none, or it
- * must wait for others. */
-static const record *claim(ka_producer *p, uint64_t *end, int *evicted, int64_t now)
+/* What becomes of a record. */
+enum { WAITS, EVICTED, PURGED, OVER, GIVEN };
+
+static int judge(ka_producer *p, const record *r, uint64_t end, int64_t now)
 {
-    int shared = p->on_full == KA_DROP_OLD;
+    if (p->on_full == KA_DROP_OLD && end <= p->unclaimed)
+        return EVICTED;
+    if (end <= p->discard_end)
+        return PURGED;
+    if (kai_is_over(p, r->accepted_ns, now))
+        return OVER;
+    return share_is_full(p) ? WAITS : GIVEN;
+}
+
+/* The ring's next record, which is the worker's from then on; *end moves behind it. NULL: none, or it
+ * WAITS for others. */
+static const record *claim(ka_producer *p, uint64_t *end, int *fate, int64_t now)
+{
     uint64_t next = *end;
     const record *r;
 
-    if (shared)
-        pthread_mutex_lock(&p->evict_lock);
+    lock_eviction(p);
     r = kai_ring_next(&p->ring, &next);
-    *evicted = shared && next <= p->unclaimed;
     p->record_due_ns = KAI_FOREVER;
-    if (r && *evicted) {
+    *fate = r ? judge(p, r, next, now) : WAITS;
+    if (*fate == EVICTED)
         p->passed += next - *end;
-    } else if (r && share_is_full(p) && next > p->discard_end &&
-               !kai_is_over(p, r->accepted_ns, now)) {
-        if (p->message_timeout_ns != KAI_FOREVER)
-            p->record_due_ns = r->accepted_ns + p->message_timeout_ns;
-        r = NULL;
-    } else if (r) {
+    else if (*fate != WAITS)
         p->unclaimed = next;
-    }
-    if (shared)
-        pthread_mutex_unlock(&p->evict_lock);
-    if (r)
-        *end = next;
+    else if (r)
+        p->record_due_ns = kai_later(r->accepted_ns, p->message_timeout_ns);
+    if (*fate == GIVEN)
+        kai_hold(p, size_of(r)); /* no caller evicts for room that this one takes */
+    unlock_eviction(p);
+    if (*fate == WAITS)
+        return NULL;
+    *end = next;
     return r;
 }
 
@@ -189,26 +216,25 @@ typedef struct {
     outcomes o;
 } turn;
 
-/* end: where the record ends in the ring. */
-static void drain_record(ka_producer *p, const record *r, uint64_t end, int evicted, turn *t)
+static void drain_record(ka_producer *p, const record *r, int fate, turn *t)
 {
-    origin from = {
-        .accepted_ns = r->accepted_ns,
-        .bytes = (uint32_t)(kai_part_len(r->value_len) + kai_part_len(r->key_len) + r->headers_len),
-        .token = r->token};
+    origin from = {.accepted_ns = r->accepted_ns, .bytes = size_of(r), .token = r->token};
     rd_kafka_resp_err_t code;
     topic *to;
     flight *f;
 
-    if (evicted) {
+    switch (fate) {
+    case EVICTED:
         kai_tell_evicted(p, &from);
         return;
-    }
-    if (end <= p->discard_end || kai_is_over(p, r->accepted_ns, t->now)) {
-        code = end <= p->discard_end ? RD_KAFKA_RESP_ERR__PURGE_QUEUE
-                                     : RD_KAFKA_RESP_ERR__MSG_TIMED_OUT;
-        conclude_record(p, r, &from, code, t->now, &t->o);
+    case PURGED:
+        conclude_record(p, r, &from, RD_KAFKA_RESP_ERR__PURGE_QUEUE, t->now, &t->o);
         return;
+    case OVER:
+        conclude_record(p, r, &from, RD_KAFKA_RESP_ERR__MSG_TIMED_OUT, t->now, &t->o);
+        return;
+    default:
+        break;
     }
     if (t->now - r->accepted_ns > LATE_NS)
         watch_flight(p, r->accepted_ns);
@@ -224,28 +250,26 @@ static void drain_record(ka_producer *p, const record *r, uint64_t end, int evic
 /* Hand the room back up to what is drained; the ring may start over. */
 static void release_ring(ka_producer *p)
 {
-    if (p->on_full == KA_DROP_OLD)
-        pthread_mutex_lock(&p->evict_lock);
+    lock_eviction(p);
     kai_ring_release(&p->ring, p->drained);
     p->drained = kai_ring_head(&p->ring);
     p->condemned -= p->passed; /* they take room until now */
     p->passed = 0;
     if (p->unclaimed < p->drained)
         p->unclaimed = p->drained;
-    if (p->on_full == KA_DROP_OLD)
-        pthread_mutex_unlock(&p->evict_lock);
+    unlock_eviction(p);
 }
 
 static int drain_ring(ka_producer *p)
 {
     turn t = {.now = kai_now_ns()};
     const record *r;
-    int n = 0, evicted;
+    int n = 0, fate;
 
-    while (n < DRAIN && kai_flight_ready(p) && (r = claim(p, &p->drained, &evicted, t.now))) {
+    while (n < DRAIN && kai_flight_ready(p) && (r = claim(p, &p->drained, &fate, t.now))) {
         if (n++ == 0)
             t.wall_ns = wall_minus_monotonic_ns(t.now);
-        drain_record(p, r, p->drained, evicted, &t);
+        drain_record(p, r, fate, &t);
     }
     if (n) {
         release_ring(p);

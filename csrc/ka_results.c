@@ -2,9 +2,11 @@
 
 #include <stdlib.h>
 
-int kai_results_init(kai_results *results, int64_t capacity, kai_wake *freed)
+int kai_results_init(kai_results *results, int64_t capacity, int64_t capacity_bytes,
+                     kai_wake *freed)
 {
     results->capacity = capacity;
+    results->capacity_bytes = capacity_bytes;
     results->freed = freed;
     kai_wake_init(&results->arrived);
     kai_wake_init(&results->progressed);
@@ -19,29 +21,47 @@ void kai_results_fini(kai_results *results)
     kai_ring_fini(&results->ring);
 }
 
-int kai_results_reserve(kai_results *results)
+/* Raise a count that has a bound. acquire: partner is the release in kai_results_unreserve(), so that the
+ * worker, which this message reaches, sees the ring's room. */
+static int add_bounded(_Atomic int64_t *count, int64_t by, int64_t most)
 {
-    int64_t reserved = atomic_load_explicit(&results->reserved, memory_order_relaxed);
+    int64_t now = atomic_load_explicit(count, memory_order_relaxed);
 
     do {
-        if (reserved >= results->capacity)
+        if (now + by > most)
             return 0;
-        /* acquire: partner is the release in kai_results_take(), so that the worker, which this message
-         * reaches, sees the ring's room. */
-    } while (!atomic_compare_exchange_weak_explicit(&results->reserved, &reserved, reserved + 1,
-                                                    memory_order_acquire, memory_order_relaxed));
+    } while (!atomic_compare_exchange_weak_explicit(count, &now, now + by, memory_order_acquire,
+                                                    memory_order_relaxed));
     return 1;
 }
 
-void kai_results_unreserve(kai_results *results)
+int kai_results_reserve(kai_results *results, int64_t bytes)
 {
-    atomic_fetch_sub_explicit(&results->reserved, 1, memory_order_release);
+    if (!add_bounded(&results->reserved_bytes, bytes, results->capacity_bytes))
+        return 0;
+    if (add_bounded(&results->reserved, 1, results->capacity))
+        return 1;
+    atomic_fetch_sub_explicit(&results->reserved_bytes, bytes, memory_order_relaxed);
+    return 0;
+}
+
+static void unreserve(kai_results *results, int64_t places, int64_t bytes)
+{
+    atomic_fetch_sub_explicit(&results->reserved_bytes, bytes, memory_order_relaxed);
+    /* release: partner is add_bounded(). */
+    atomic_fetch_sub_explicit(&results->reserved, places, memory_order_release);
     kai_wake_notify(results->freed);
 }
 
-int kai_results_full(const kai_results *results)
+void kai_results_unreserve(kai_results *results, int64_t bytes)
 {
-    return atomic_load(&results->reserved) >= results->capacity;
+    unreserve(results, 1, bytes);
+}
+
+int kai_results_full(const kai_results *results, int64_t bytes)
+{
+    return atomic_load(&results->reserved) >= results->capacity ||
+           atomic_load(&results->reserved_bytes) + bytes > results->capacity_bytes;
 }
 
 void kai_results_push(kai_results *results, const ka_result *result)
@@ -75,11 +95,9 @@ static void finish_taken(kai_results *results)
     if (results->taken == 0)
         return;
     atomic_fetch_add(&results->told, results->taken);
-    /* release: partner is kai_results_reserve(). */
-    atomic_fetch_sub_explicit(&results->reserved, results->taken, memory_order_release);
-    results->taken = 0;
+    unreserve(results, results->taken, results->taken_bytes);
+    results->taken = results->taken_bytes = 0;
     kai_wake_notify(&results->progressed);
-    kai_wake_notify(results->freed);
 }
 
 int64_t kai_results_take(kai_results *results, ka_result *out, int64_t size)
@@ -92,8 +110,10 @@ int64_t kai_results_take(kai_results *results, ka_result *out, int64_t size)
     finish_taken(results);
     left = atomic_load_explicit(&results->announced, memory_order_acquire) -
            atomic_load_explicit(&results->told, memory_order_relaxed);
-    for (; n < left && n < size; n++)
+    for (; n < left && n < size; n++) {
         out[n] = *(ka_result *)kai_ring_next(&results->ring, &pos);
+        results->taken_bytes += out[n].bytes;
+    }
     if (n)
         kai_ring_release(&results->ring, pos);
     results->taken = n;

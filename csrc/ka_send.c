@@ -88,13 +88,13 @@ static int admit_message(ka_producer *p, const message *m)
 
     if (bytes > p->queue_bytes)
         return KA_TOO_LARGE;
-    if (m->token && !kai_results_reserve(&p->results))
+    if (m->token && !kai_results_reserve(&p->results, bytes))
         return KA_FULL;
     status = admit(p, bytes);
     if (status == KA_FULL && p->on_full == KA_DROP_OLD)
         status = evict_and_admit(p, bytes);
     if (status != KA_OK && m->token)
-        kai_results_unreserve(&p->results);
+        kai_results_unreserve(&p->results, bytes);
     return status;
 }
 
@@ -172,9 +172,11 @@ int ka_producer_send_record(ka_producer *p, int32_t topic_number, int32_t partit
     if (kai_producer_is_foreign(p))
         return KA_FORKED;
     status = accept_message(p, &m, now);
+    if (status < 0)
+        return status;
+    kai_wake_notify(&p->worker.wake); /* also for what was evicted in vain */
     if (status != KA_OK)
         return status;
-    kai_wake_notify(&p->worker.wake);
     kai_hist_add(&p->send_latency, kai_now_ns() - now);
     return KA_OK;
 }
@@ -256,9 +258,10 @@ static int64_t check_room(void *self, int64_t bytes)
 
 static int64_t check_room_and_place(void *self, int64_t bytes)
 {
-    int64_t status = check_room(self, bytes);
+    ka_producer *p = self;
+    int64_t status = check_room(p, bytes);
 
-    return status == KA_OK && kai_results_full(&((ka_producer *)self)->results) ? KA_EMPTY : status;
+    return status == KA_OK && kai_results_full(&p->results, bytes) ? KA_EMPTY : status;
 }
 
 int ka_wait_producer_room(ka_producer *p, int64_t bytes, int result, int64_t timeout_us)

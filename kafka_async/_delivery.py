@@ -21,7 +21,7 @@ from kafka_async.message import DeliveryReport, RecordMetadata, unpack_headers
 if TYPE_CHECKING:
     OnDelivery = Callable[[DeliveryReport], object]
 
-_RESULT = struct.Struct("=qqqdii")  # ka_result
+_RESULT = struct.Struct("=q8xqqdii")  # ka_result, but for its bytes
 _BATCH = 256
 _TOKENS = 2**32 - 1
 
@@ -71,7 +71,7 @@ class Delivery(Future[RecordMetadata]):
         QueueFull
             It was dropped by ``on_full`` before it was accepted.
         TimeoutError
-            The time is over.
+            The time is over (``concurrent.futures.TimeoutError``, which is the builtin one from Python 3.11 on).
         ForkedError
             It belongs to the parent process.
         """

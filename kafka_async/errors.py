@@ -119,7 +119,8 @@ class FlushTimeout(KafkaError, TimeoutError):
     Attributes
     ----------
     outstanding : int
-        After ``flush``: how many are still queued. After ``stop``: how many were purged.
+        After ``flush``: how many are still queued, or wait for their callback. After ``stop``: how many were purged, or
+        wait for their callback.
     failed : int
         How many failed that nobody has been told about yet.
     """

@@ -33,15 +33,15 @@ class ProducerMetrics:
     Attributes
     ----------
     accepted : int
-        Messages that ``send`` took.
+        Messages that ``send``, ``submit`` and ``send_many`` took.
     delivered, failed, purged : int
         Messages by outcome.
     dropped : int
-        Messages dropped by policy.
+        Messages that ``on_full`` dropped: new ones that were not accepted, and old ones, which are in `purged` too.
     outstanding, outstanding_bytes : int
         Messages without an outcome yet, and their keys, values and headers in bytes.
     send_latency : LatencySummary
-        Time inside the native part of ``send``.
+        Time inside the native part of ``send``; a ``send_many`` counts once.
     ack_latency : LatencySummary
         From acceptance to delivery.
     """

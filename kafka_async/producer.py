@@ -243,9 +243,9 @@ class Producer:
             Order and duplicates are kept.
         on_delivery : callable, optional
             Called once with the `DeliveryReport` of this message, on the producer's delivery thread. What it
-            raises is logged. A slow one delays the others; once as many calls are due as
-            `queue_messages` says, a further `on_delivery` finds the queue full. A message that was not
-            accepted has no outcome, and no call.
+            raises is logged. A slow one delays the others; messages with `on_delivery` find the queue full
+            when those that are outstanding and those whose call is due reach twice the bounds. A message
+            that was not accepted has no outcome, and no call.
 
         Raises
         ------

@@ -983,3 +983,23 @@ def test_failures_of_an_aborted_transaction_hide_none_of_the_next(cluster: MockC
             producer.abort_transaction(20)  # counts as told
             producer.flush(20)
             assert [report.value for report in producer.failures()] == [b"bad"]
+
+
+def test_payloads_of_callbacks_that_do_not_keep_up_are_bounded_in_bytes() -> None:
+    """Messages leave the bounds with their outcome, what is kept for their callbacks has one of its own."""
+    release = threading.Event()
+    producer = Producer(NOBODY, "t", queue_bytes=100_000, log=False)
+    sent = 0
+    try:
+        producer.send(b"first", on_delivery=lambda _: release.wait(30))
+        with pytest.raises(QueueFull, match="callbacks"):
+            for _ in range(100):
+                producer.send(bytes(10_000), on_delivery=lambda _: None)
+                sent += 1
+                producer.purge()
+        assert sent <= 20
+        producer.send(bytes(10_000))  # one without a callback finds room
+    finally:
+        release.set()
+        with contextlib.suppress(FlushTimeout):
+            producer.stop(0)

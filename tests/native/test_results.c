@@ -7,7 +7,7 @@
 #include "check.h"
 #include "ka.h"
 
-enum { TAKERS = 6, CAPACITY = 64, MS = 1000000 };
+enum { TAKERS = 6, CAPACITY = 64, BYTES = 100, MS = 1000000 };
 
 /* ---------------------------------------------------------------- helpers */
 
@@ -20,7 +20,7 @@ static void begin(fixture *f, int64_t capacity)
 {
     memset(f, 0, sizeof *f);
     kai_wake_init(&f->freed);
-    CHECK(kai_results_init(&f->r, capacity, &f->freed) == 0);
+    CHECK(kai_results_init(&f->r, capacity, capacity * BYTES, &f->freed) == 0);
 }
 
 static void end(fixture *f)
@@ -35,6 +35,7 @@ static void end(fixture *f)
 static void push(fixture *f, int64_t token)
 {
     kai_results_push(&f->r, &(ka_result){.token = token,
+                                         .bytes = BYTES,
                                          .offset = token * 3,
                                          .timestamp_ms = token * 5,
                                          .code = (int32_t)-token,
@@ -44,7 +45,7 @@ static void push(fixture *f, int64_t token)
 static void reserve_and_push(fixture *f, int64_t first, int64_t last)
 {
     for (int64_t token = first; token <= last; token++) {
-        CHECK(kai_results_reserve(&f->r));
+        CHECK(kai_results_reserve(&f->r, BYTES));
         push(f, token);
     }
 }
@@ -61,20 +62,38 @@ static void check_results(const ka_result *results, int64_t n, int64_t first)
 
 /* ---------------------------------------------------------------- places */
 
+static void bytes_are_bounded_until_told(void)
+{
+    ka_result out[2];
+    fixture f;
+
+    begin(&f, 3);
+    CHECK(kai_results_full(&f.r, 3 * BYTES + 1) && !kai_results_reserve(&f.r, 3 * BYTES + 1));
+    CHECK(!kai_results_full(&f.r, 3 * BYTES) && kai_results_reserve(&f.r, 3 * BYTES));
+    CHECK(!kai_results_reserve(&f.r, 1));
+    kai_results_push(&f.r, &(ka_result){.bytes = 3 * BYTES});
+    kai_results_announce(&f.r);
+    CHECK(kai_results_take(&f.r, out, 2) == 1);
+    CHECK(!kai_results_reserve(&f.r, 1));
+    CHECK(kai_results_take(&f.r, out, 2) == 0);
+    CHECK(atomic_load(&f.r.reserved_bytes) == 0 && kai_results_reserve(&f.r, 3 * BYTES));
+    end(&f);
+}
+
 static void places_are_as_many_as_the_capacity(void)
 {
     fixture f;
 
     begin(&f, 3);
     for (int i = 0; i < 3; i++) {
-        CHECK(!kai_results_full(&f.r));
-        CHECK(kai_results_reserve(&f.r));
+        CHECK(!kai_results_full(&f.r, BYTES));
+        CHECK(kai_results_reserve(&f.r, BYTES));
     }
-    CHECK(kai_results_full(&f.r));
-    CHECK(!kai_results_reserve(&f.r));
-    kai_results_unreserve(&f.r);
-    CHECK(!kai_results_full(&f.r));
-    CHECK(kai_results_reserve(&f.r) && !kai_results_reserve(&f.r));
+    CHECK(kai_results_full(&f.r, BYTES));
+    CHECK(!kai_results_reserve(&f.r, BYTES));
+    kai_results_unreserve(&f.r, BYTES);
+    CHECK(!kai_results_full(&f.r, BYTES));
+    CHECK(kai_results_reserve(&f.r, BYTES) && !kai_results_reserve(&f.r, BYTES));
     CHECK(atomic_load(&f.r.reserved) == 3);
     end(&f);
 }
@@ -89,7 +108,7 @@ static void *reserve_until_full(void *arg)
 {
     crowd *c = arg;
 
-    while (kai_results_reserve(&c->f.r))
+    while (kai_results_reserve(&c->f.r, BYTES))
         atomic_fetch_add(&c->got, 1);
     return NULL;
 }
@@ -118,7 +137,7 @@ static void *take_and_give_back(void *arg)
 
     for (int64_t i = 0; i < c->rounds; i++) {
         int64_t held;
-        if (!kai_results_reserve(&c->f.r)) {
+        if (!kai_results_reserve(&c->f.r, BYTES)) {
             sched_yield();
             continue;
         }
@@ -126,7 +145,7 @@ static void *take_and_give_back(void *arg)
         CHECK(held <= 3);
         check_spin(check_random(&seed, 100));
         atomic_fetch_sub(&c->held, 1);
-        kai_results_unreserve(&c->f.r);
+        kai_results_unreserve(&c->f.r, BYTES);
     }
     return NULL;
 }
@@ -200,10 +219,11 @@ static void a_place_is_free_only_once_its_result_was_told(void)
     CHECK(atomic_load(&f.r.announced) == 3);
     CHECK(kai_results_take(&f.r, out, 2) == 2);
     CHECK(atomic_load(&f.r.told) == 0 && atomic_load(&f.r.reserved) == 3);
-    CHECK(!kai_results_reserve(&f.r));
+    CHECK(!kai_results_reserve(&f.r, BYTES));
     CHECK(kai_results_take(&f.r, out, 2) == 1);
     CHECK(atomic_load(&f.r.told) == 2 && atomic_load(&f.r.reserved) == 1);
-    CHECK(kai_results_reserve(&f.r) && kai_results_reserve(&f.r) && !kai_results_reserve(&f.r));
+    CHECK(kai_results_reserve(&f.r, BYTES) && kai_results_reserve(&f.r, BYTES) &&
+          !kai_results_reserve(&f.r, BYTES));
     CHECK(kai_results_take(&f.r, out, 2) == 0);
     CHECK(atomic_load(&f.r.told) == 3 && atomic_load(&f.r.reserved) == 2);
     CHECK(kai_results_take(&f.r, out, 2) == 0); /* not twice */
@@ -399,7 +419,7 @@ static void wait_ends_by_a_signal(void)
 static int64_t check_place(void *self, int64_t arg)
 {
     (void)arg;
-    return kai_results_full(self) ? KA_EMPTY : KA_OK;
+    return kai_results_full(self, BYTES) ? KA_EMPTY : KA_OK;
 }
 
 static void *wait_for_place(void *arg)
@@ -434,7 +454,7 @@ static void who_waits_for_a_place_is_woken_when_one_is_told_or_given_back(void)
     end(&f);
 
     thread = fill_and_wait_for_place(&f);
-    kai_results_unreserve(&f.r);
+    kai_results_unreserve(&f.r, BYTES);
     check_join(thread);
     end(&f);
 }
@@ -488,7 +508,7 @@ static void *accept_all(void *arg)
 
     for (int64_t i = 0; i < l->each;) {
         int64_t *entry;
-        if (!kai_results_reserve(&l->f.r)) {
+        if (!kai_results_reserve(&l->f.r, BYTES)) {
             atomic_fetch_add(&l->refused, 1);
             if (i % 2)
                 CHECK(kai_wait_until(&l->f.freed, -1, check_place, &l->f.r, 0) == KA_OK);
@@ -497,7 +517,7 @@ static void *accept_all(void *arg)
             continue;
         }
         if (i % 16 == 7 && atomic_load(&l->refused) % 2 == 0) {
-            kai_results_unreserve(&l->f.r);
+            kai_results_unreserve(&l->f.r, BYTES);
             i++;
             continue;
         }
@@ -597,6 +617,7 @@ static void every_result_is_told_once_beside_many_acceptors(void)
 
 int main(void)
 {
+    RUN(bytes_are_bounded_until_told);
     RUN(places_are_as_many_as_the_capacity);
     RUN(many_threads_get_exactly_the_capacity);
     RUN(never_more_places_than_the_capacity_and_none_is_lost);
