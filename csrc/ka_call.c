@@ -259,6 +259,8 @@ static void start_call(ka_producer *p, call *c)
         return;
     if (p->purging == c)
         p->purging = NULL;
+    if (c->kind == CALL_CLOSING)
+        atomic_store(&p->closing_ended, 1);
     finish(c, KA_NOMEM, 0, NULL);
 }
 

@@ -13,7 +13,9 @@ enum {
 
 static const int64_t LATE_NS = 500000000;           /* in the ring: no longer negligible */
 static const int64_t TIMEOUT_GRACE_NS = 1000000000; /* librdkafka looks once a second */
-static const int64_t PURGE_GRACE_NS = 500000000;    /* for librdkafka to report what it purged */
+static const int64_t NO_MEMORY_NS = 100000000;
+static const int64_t ADMITTED_NS = 1000000;
+static const int64_t PURGE_GRACE_NS = 500000000; /* for librdkafka to report what it purged */
 
 static topic *find_topic(ka_producer *p, int32_t number)
 {
@@ -266,6 +268,10 @@ static int drain_ring(ka_producer *p)
     const record *r;
     int n = 0, fate;
 
+    if (!kai_flight_ready(p)) {
+        p->record_due_ns = t.now + NO_MEMORY_NS;
+        return 0;
+    }
     while (n < DRAIN && kai_flight_ready(p) && (r = claim(p, &p->drained, &fate, t.now))) {
         if (n++ == 0)
             t.wall_ns = wall_minus_monotonic_ns(t.now);
@@ -380,6 +386,9 @@ static int64_t serve_close(ka_producer *p)
     }
     if (outstanding && now < p->purged_at_ns + PURGE_GRACE_NS)
         return p->purged_at_ns + PURGE_GRACE_NS;
+    /* A caller that was held up between admission and the ring; what it has no memory for is written off. */
+    if (!kai_all_held(p) && now < p->purged_at_ns + 2 * PURGE_GRACE_NS)
+        return now + ADMITTED_NS;
     kai_write_off(p);
     atomic_store(&p->lost, count_lost(p));
     rd_kafka_set_log_level(p->rk, LOG_EMERG); /* how its threads end is nobody's concern */

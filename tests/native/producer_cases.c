@@ -210,6 +210,7 @@ static void a_flush_waits_for_the_epochs_before_its_own(void)
     kai_wake_init(&p.progressed);
     for (int i = 0; i < 2; i++) {
         kai_epoch_open(&p);
+        kai_hold(&p, from.bytes);
         flights[i] = kai_flight_begin(&p, &from);
         p.last_epoch->end = 10 * (uint64_t)(i + 1);
     }
