@@ -255,6 +255,9 @@ static void start_call(ka_producer *p, call *c)
     atomic_fetch_sub(&p->asked, 1);
     if (c->kind == CALL_PURGE)
         p->purging = c;
+    if (c->kind == CALL_PARTITIONS)
+        kai_topic_open(p,
+                       c->topic); /* librdkafka prepares the partitions of topics that are in use */
     if (kai_control_submit(&p->control, &c->job) == 0)
         return;
     if (p->purging == c)

@@ -325,6 +325,8 @@ void kai_refresh_partitions(ka_producer *p);
 /* ka_producer_worker.c */
 
 int64_t kai_producer_step(void *self);
+/* On the worker: a topic, in use by librdkafka from then on. */
+topic *kai_topic_open(ka_producer *p, int32_t number);
 /* Give a message that librdkafka gave back to it once more. */
 rd_kafka_resp_err_t kai_produce_again(ka_producer *p, const rd_kafka_message_t *m, flight *f);
 void kai_producer_end(void *self);

@@ -17,7 +17,7 @@ static const int64_t NO_MEMORY_NS = 100000000;
 static const int64_t ADMITTED_NS = 1000000;
 static const int64_t PURGE_GRACE_NS = 500000000; /* for librdkafka to report what it purged */
 
-static topic *find_topic(ka_producer *p, int32_t number)
+topic *kai_topic_open(ka_producer *p, int32_t number)
 {
     topic *t = p->last_topic;
 
@@ -240,7 +240,7 @@ static void drain_record(ka_producer *p, const record *r, int fate, turn *t)
     }
     if (t->now - r->accepted_ns > LATE_NS)
         watch_flight(p, r->accepted_ns);
-    to = find_topic(p, r->topic);
+    to = kai_topic_open(p, r->topic);
     f = kai_flight_begin(p, &from);
     code = to->rkt ? produce(p, r, to, f, t->wall_ns) : RD_KAFKA_RESP_ERR__INVALID_ARG;
     if (code) {
