@@ -27,7 +27,8 @@
  * librdkafka has not sent when one of them is over: that one fails, the others are produced again.
  *
  * ka_producer.c: open, close. ka_send.c: the callers' way into the ring. ka_outcome.c: flights,
- * outcomes, flush epochs. ka_producer_worker.c: the worker. ka_call.c: what the control thread runs.
+ * outcomes, flush epochs. ka_drain.c: from the ring to librdkafka. ka_producer_worker.c: flush,
+ * close, end. ka_call.c: what the control thread runs: ka_purge.c, ka_metadata.c, ka_transaction.c.
  * ka_results.c: outcomes that are told. ka_failure.c: failed messages that are kept.
  */
 #ifndef KA_PRODUCER_H
@@ -118,14 +119,19 @@ typedef struct call {
     kai_job job;
     struct call *next;
     ka_producer *p; /* outlives the call: the control thread is joined first */
-    /* On the control thread. KA_EMPTY: somebody else finishes it. */
+    /* On the worker, may be NULL: whether its turn has come; sees to it that it comes. */
+    int (*is_ready)(ka_producer *p, struct call *c);
+    /* On the control thread. KA_EMPTY: the worker finishes it. */
     int (*run)(struct call *c, int timeout_ms, ka_error *error);
-    int kind;         /* KA_INIT ... KA_ABORT, or CALL_* */
-    int started;      /* worker only */
+    /* May be NULL: before it is answered. */
+    void (*ended)(struct call *c);
     int even_closing; /* asked for by the worker, also when no more calls are taken */
+    int started;      /* worker only */
     int slice_ms;     /* the longest that run may wait */
     int64_t asked_ns, deadline_ns;
     int64_t value;
+    /* Transactions: KA_INIT ... KA_ABORT. */
+    int kind;
     /* Purge. */
     int in_flight;
     int reviving;          /* only what is over ends, the rest is produced again */
@@ -139,8 +145,6 @@ typedef struct call {
     rd_kafka_topic_partition_list_t *offsets;
     rd_kafka_consumer_group_metadata_t *group;
 } call;
-
-enum { CALL_PURGE = 100, CALL_PARTITIONS, CALL_REFRESH, CALL_OFFSETS, CALL_CLOSING };
 
 struct ka_producer {
     /* Set once. */
@@ -309,26 +313,53 @@ int64_t kai_oldest_flight_ns(const ka_producer *p);
 
 /* ka_call.c */
 
+/* A call with nothing but its run. NULL: no memory. */
+call *kai_call_new(ka_producer *p, int64_t timeout_us,
+                   int (*run)(call *c, int timeout_ms, ka_error *error));
+/* Hand it to the worker. */
+ka_command *kai_call_submit(ka_producer *p, call *c);
+/* The same with nobody who waits; c may be NULL. */
+void kai_call_background(ka_producer *p, call *c);
+/* Answer it; it may be gone then. */
+void kai_call_finish(call *c, int status, int64_t value, const ka_error *error);
 /* On the worker: start what can be started, finish what is done. Returns whether something was. */
 int kai_serve_calls(ka_producer *p);
 /* Answer all of them KA_CLOSED; those that run go on. state is CLOSING. */
 void kai_calls_close(ka_producer *p);
 /* At the very end, when nothing runs any more. */
 void kai_calls_end(ka_producer *p);
-/* In the background: abort the open transaction, since the producer closes. */
-void kai_abort_for_close(ka_producer *p);
+
+/* ka_purge.c */
+
+/* On the worker: finish the purge that has run. Returns whether there was one. */
+int kai_finish_purge(ka_producer *p);
 /* In the background: take back what librdkafka has not sent, to end what is over. */
 void kai_revive(ka_producer *p);
+
+/* ka_metadata.c */
+
 /* In the background: count the partitions of all topics. */
 void kai_refresh_partitions(ka_producer *p);
+
+/* ka_transaction.c */
+
+/* In the background: abort the open transaction, since the producer closes. */
+void kai_abort_for_close(ka_producer *p);
+
+/* ka_drain.c; all on the worker */
+
+/* A topic, in use by librdkafka from then on. */
+topic *kai_topic_open(ka_producer *p, int32_t number);
+/* Give what is in the ring to librdkafka. Returns how many records it was done with. */
+int kai_drain_ring(ka_producer *p);
+/* Give a message that librdkafka gave back to it once more. */
+rd_kafka_resp_err_t kai_produce_again(ka_producer *p, const rd_kafka_message_t *m, flight *f);
+/* See to messages that waited in the ring. Returns the time of the next look. */
+int64_t kai_serve_timeouts(ka_producer *p);
 
 /* ka_producer_worker.c */
 
 int64_t kai_producer_step(void *self);
-/* On the worker: a topic, in use by librdkafka from then on. */
-topic *kai_topic_open(ka_producer *p, int32_t number);
-/* Give a message that librdkafka gave back to it once more. */
-rd_kafka_resp_err_t kai_produce_again(ka_producer *p, const rd_kafka_message_t *m, flight *f);
 void kai_producer_end(void *self);
 
 #endif

@@ -1,0 +1,186 @@
+/* The producer's transactions: their order with messages, and what of them librdkafka does not know. */
+#include <stdio.h>
+
+#include "ka_err.h"
+#include "ka_group.h"
+#include "ka_producer.h"
+
+enum { OFFSETS_SLICE_MS = 5000 };
+
+static const int64_t BEGIN_NS = 1000000000; /* how long a broker may take to begin a transaction */
+
+/* From now on no message joins the transaction. */
+static void bar(ka_producer *p)
+{
+    int open = KA_TXN_OPEN;
+
+    if (!atomic_compare_exchange_strong(&p->transaction, &open, KA_TXN_ENDING))
+        return;
+    atomic_fetch_or(&p->room, ROOM_BARRED);
+    kai_wake_notify(&p->room_freed);
+}
+
+/* librdkafka ends a transaction that it has asked the broker to begin, begun or not (its issue 4849), and an
+ * end of what has not begun is fatal. A message that was delivered shows that it has. */
+static int has_begun(ka_producer *p, const call *c)
+{
+    int64_t give_up_ns = c->asked_ns + BEGIN_NS;
+
+    if (atomic_load(&p->held_messages) == 0 ||
+        atomic_load(&p->delivered) > atomic_load(&p->txn_delivered) || kai_now_ns() >= give_up_ns)
+        return 1;
+    p->call_due_ns = give_up_ns;
+    return 0;
+}
+
+/* Whether a begin is with the control thread. */
+static int begin_runs(ka_producer *p)
+{
+    int runs = 0;
+
+    pthread_mutex_lock(&p->calls_lock);
+    for (call *c = p->calls; c; c = c->next)
+        runs |= c->started && c->kind == KA_BEGIN;
+    pthread_mutex_unlock(&p->calls_lock);
+    return runs;
+}
+
+static int is_commit_ready(ka_producer *p, call *c)
+{
+    (void)c;
+    /* Asked for during a begin, it found nothing to bar. */
+    if (begin_runs(p))
+        return 0;
+    bar(p);
+    return kai_all_held(p);
+}
+
+/* Barred or closed: all that is in the ring still belongs to the transaction. */
+static int is_discarded(ka_producer *p, call *c)
+{
+    p->discard_end = kai_all_held(p) ? p->drained : UINT64_MAX;
+    return kai_all_held(p) && has_begun(p, c);
+}
+
+static int is_abort_ready(ka_producer *p, call *c)
+{
+    if (begin_runs(p))
+        return 0;
+    bar(p);
+    return is_discarded(p, c);
+}
+
+/* Messages that librdkafka never took, or refused, are missing in it without its knowledge. */
+static int refuse_spoiled(ka_producer *p, ka_error *error)
+{
+    char text[128];
+
+    snprintf(text, sizeof text, "%lld messages of the transaction failed or were purged: abort it",
+             (long long)atomic_load(&p->spoiled));
+    kai_err_set(error, RD_KAFKA_RESP_ERR__INCONSISTENT, text);
+    error->requires_abort = 1;
+    return KA_FAILED;
+}
+
+static void open_transaction(ka_producer *p)
+{
+    ka_producer_stats stats;
+
+    /* Barred: nothing is accepted meanwhile. */
+    kai_producer_snapshot(p, &stats);
+    atomic_store(&p->txn_accepted, stats.accepted);
+    atomic_store(&p->txn_delivered, stats.delivered);
+    atomic_store(&p->spoiled, 0);
+    /* In this order: a commit bars what is open, and bars it after this. */
+    atomic_fetch_and(&p->room, ~ROOM_BARRED);
+    atomic_store(&p->transaction, KA_TXN_OPEN);
+}
+
+static int run_transact(call *c, int timeout_ms, ka_error *error)
+{
+    ka_producer *p = c->p;
+    rd_kafka_error_t *failure;
+
+    switch (c->kind) {
+    case KA_INIT:
+        failure = rd_kafka_init_transactions(p->rk, timeout_ms);
+        break;
+    case KA_BEGIN:
+        failure = rd_kafka_begin_transaction(p->rk);
+        break;
+    case KA_COMMIT:
+        if (atomic_load(&p->spoiled))
+            return refuse_spoiled(p, error);
+        failure = rd_kafka_commit_transaction(p->rk, timeout_ms);
+        break;
+    default:
+        failure = rd_kafka_abort_transaction(p->rk, timeout_ms);
+        break;
+    }
+    if (failure)
+        return kai_err_take(error, failure);
+    if (c->kind == KA_BEGIN)
+        open_transaction(p);
+    else if (!c->even_closing) /* which tells that one was open */
+        atomic_store(&p->transaction, KA_TXN_READY);
+    return KA_OK;
+}
+
+ka_command *ka_producer_transact(ka_producer *p, int what, int64_t timeout_us)
+{
+    call *c = kai_call_new(p, timeout_us, run_transact);
+
+    if (!c)
+        return NULL;
+    c->kind = what;
+    if (what == KA_COMMIT || what == KA_ABORT) {
+        c->is_ready = what == KA_COMMIT ? is_commit_ready : is_abort_ready;
+        if (!kai_producer_is_foreign(p))
+            bar(p);
+    }
+    return kai_call_submit(p, c);
+}
+
+static void closing_ended(call *c)
+{
+    atomic_store(&c->p->closing_ended, 1);
+}
+
+void kai_abort_for_close(ka_producer *p)
+{
+    call *c = kai_call_new(p, -1, run_transact);
+
+    if (!c) {
+        atomic_store(&p->closing_ended, 1);
+        return;
+    }
+    c->kind = KA_ABORT;
+    c->is_ready = is_discarded;
+    c->ended = closing_ended;
+    c->even_closing = 1;
+    c->deadline_ns = atomic_load(&p->close_deadline_ns);
+    kai_call_background(p, c);
+}
+
+static int run_offsets(call *c, int timeout_ms, ka_error *error)
+{
+    return kai_err_take(
+        error, rd_kafka_send_offsets_to_transaction(c->p->rk, c->offsets, c->group, timeout_ms));
+}
+
+ka_command *ka_producer_send_offsets(ka_producer *p, ka_command *group,
+                                     const ka_partition *partitions, int64_t count,
+                                     int64_t timeout_us)
+{
+    call *c = kai_call_new(p, timeout_us, run_offsets);
+
+    if (!c)
+        return NULL;
+    c->slice_ms = OFFSETS_SLICE_MS; /* each begins anew */
+    c->group = kai_group_take(group);
+    c->offsets = rd_kafka_topic_partition_list_new((int)count);
+    for (int64_t i = 0; i < count; i++)
+        rd_kafka_topic_partition_list_add(c->offsets, partitions[i].topic, partitions[i].partition)
+            ->offset = partitions[i].offset;
+    return kai_call_submit(p, c);
+}
