@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
@@ -13,18 +11,19 @@ from typing import TYPE_CHECKING, Literal
 from kafka_async import _exit, _log, _payload, errors
 from kafka_async._batch import Batch
 from kafka_async._delivery import Delivery, Dispatcher, Waiting
+from kafka_async._failures import Failures
 from kafka_async._idle import Idle, native_idle
 from kafka_async._native import ffi, lib
+from kafka_async._refusal import Limits, no_topic, state_error
+from kafka_async._transaction import send_offsets, transact
 from kafka_async._wait import answer, check_timeout, micros, wait
 from kafka_async.config import Config, Value, config_error, native_error
 from kafka_async.message import (
     DeliveryReport,
     Record,
     TopicPartition,
-    check_partition,
     check_topic,
     pack_headers,
-    unpack_headers,
 )
 from kafka_async.metrics import ProducerMetrics, latency_summary
 
@@ -51,22 +50,14 @@ if TYPE_CHECKING:
 
 _send = lib.ka_producer_send
 _send_record = lib.ka_producer_send_record
-_KEPT_FAILURES = 1000  # the core's own bound
 _NO_TOPIC = -1
 _PURGE_LIMIT_S = 1.0
-_ANSWER_S = 0.5
 _OPEN_LIMIT_S = 5.0
 _POLICIES = {
     "raise": lib.KA_REFUSE,
     "block": lib.KA_REFUSE,
     "drop_new": lib.KA_DROP_NEW,
     "drop_old": lib.KA_DROP_OLD,
-}
-
-_ADVICE = {
-    lib.KA_TXN_NEW: "call init_transactions(), then begin_transaction()",
-    lib.KA_TXN_READY: "call begin_transaction()",
-    lib.KA_TXN_ENDING: "a commit or an abort has begun: finish it, then call begin_transaction()",
 }
 
 
@@ -160,18 +151,14 @@ class Producer:
                 "lacks messages must not be committed: use 'raise' or 'block'",
             )
         message_timeout_ms = conf.number("message.timeout.ms", 300_000)
-        self._max_message = conf.number("message.max.bytes", 1_000_000)
-        self._queue_bytes = queue_bytes
-        self._queue_messages = queue_messages
-        self._on_full = on_full
-        self._block_timeout = check_timeout(block_timeout)
+        block_timeout = check_timeout(block_timeout)
         if block_timeout is None and message_timeout_ms > 0:
-            self._block_timeout = message_timeout_ms / 1000
+            block_timeout = message_timeout_ms / 1000
+        max_message = conf.number("message.max.bytes", 1_000_000)
+        self._limits = Limits(queue_messages, queue_bytes, max_message, on_full, block_timeout)
         self._partitioner = partitioner
         self._counting: dict[int, ffi.CData] = {}  # topics whose partitions are being counted
         self._stopped = False  # and the caller was told of what was lost
-        self._telling = threading.RLock()  # what is told as a failure; a signal handler may interrupt its holder
-        self._failures: deque[DeliveryReport] = deque(maxlen=_KEPT_FAILURES)
         self._topics: dict[str, int] = {}
         if topic is not None:
             check_topic(topic)
@@ -199,6 +186,7 @@ class Producer:
         conf.taken()
         self._native = ffi.gc(native, lib.ka_producer_release)
         self._dispatcher = Dispatcher(native)
+        self._failures = Failures(self._native)
         self._topic = topic
         self._default_topic = _NO_TOPIC if topic is None else self._topic_number(topic)
         _exit.watch(self)
@@ -304,7 +292,7 @@ class Producer:
     ) -> None:
         number = self._default_topic if topic is None else self._topic_number(topic)
         if number == _NO_TOPIC:
-            raise _no_topic()
+            raise no_topic()
         # bytes, the common case, need no call.
         value_at, value_len = (value, len(value)) if value.__class__ is bytes else _payload.cross("value", value)
         key_at, key_len = (ffi.NULL, 0) if key is None else _payload.cross("key", key)
@@ -367,7 +355,7 @@ class Producer:
         """Wait for room, if that is what the message needs and the policy says."""
         if status != lib.KA_FULL or not self._may_block():
             return status
-        deadline = None if self._block_timeout is None else time.monotonic() + self._block_timeout
+        deadline = None if self._limits.block_timeout is None else time.monotonic() + self._limits.block_timeout
         size = record[5] + record[7] + record[9]
         while status == lib.KA_FULL:  # another thread may take the room that was waited for
             try:
@@ -381,7 +369,7 @@ class Producer:
         return status
 
     def _may_block(self) -> bool:
-        return self._on_full == "block" and not self._dispatcher.is_current()
+        return self._limits.on_full == "block" and not self._dispatcher.is_current()
 
     def _wait_room(self, size: int, result: bool, deadline: float | None) -> int:
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
@@ -422,7 +410,7 @@ class Producer:
         """
         number = self._default_topic if topic is None else self._topic_number(topic)
         if number == _NO_TOPIC:
-            raise _no_topic()
+            raise no_topic()
         if isinstance(values_or_records, (str, bytes, bytearray, memoryview, Record)):
             raise TypeError(
                 f"send_many takes an iterable of values or records, not one {type(values_or_records).__name__}"
@@ -437,7 +425,7 @@ class Producer:
         batch = Batch(items, choose)
         status = batch.send(self._native, number)
         while status == lib.KA_FULL and self._may_block():
-            deadline = None if self._block_timeout is None else time.monotonic() + self._block_timeout
+            deadline = None if self._limits.block_timeout is None else time.monotonic() + self._limits.block_timeout
             blocked = batch.next_item
             while status == lib.KA_FULL and batch.next_item == blocked:
                 status = self._wait_room(sum(batch.sizes(blocked)), False, deadline)
@@ -521,7 +509,7 @@ class Producer:
         ``rd_kafka_metadata``, and ``rd_kafka_query_watermark_offsets`` for one partition of each leader, which
         opens the connection that messages will use.
         """
-        check_timeout(timeout)
+        timeout = check_timeout(timeout)
         if not topics and self._topic is None:
             raise ValueError("no topic: give one to warm_up() or to Producer()")
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -550,7 +538,7 @@ class Producer:
                 fatal=cause.fatal,
             )
         if status != lib.KA_OK:
-            raise _state_error(status)
+            raise state_error(status)
         return count
 
     def _choose(self, topic: str | None, number: int, key: Payload, value: Payload) -> int:
@@ -609,7 +597,7 @@ class Producer:
         -----
         Overriding linger is librdkafka's ``rd_kafka_flush``, run on a native control thread.
         """
-        check_timeout(timeout)
+        timeout = check_timeout(timeout)
         if self._dispatcher.is_current():
             raise RuntimeError("flush() inside of a delivery callback would wait for that callback itself")
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -625,8 +613,8 @@ class Producer:
                 raise self._flush_timeout(outstanding, "still queued; flush() again to go on waiting")
             status = lib.KA_OK  # the last outcome came as the time was over
         if status < 0:
-            raise _state_error(status)
-        self._raise_failures()
+            raise state_error(status)
+        self._failures.raise_untold()
 
     def purge(self, *, in_flight: bool = False) -> int:
         """Throw away the messages that have not been sent yet.
@@ -661,7 +649,7 @@ class Producer:
         if status == lib.KA_TIMEOUT:
             return self.metrics().purged - before
         if status != lib.KA_OK:
-            raise _state_error(status)
+            raise state_error(status)
         return purged
 
     def init_transactions(self, timeout: float | None = 30.0) -> None:
@@ -685,7 +673,7 @@ class Producer:
         -----
         ``rd_kafka_init_transactions``, on a native control thread.
         """
-        self._transact(lib.KA_INIT, "init_transactions", check_timeout(timeout))
+        transact(self._native, lib.KA_INIT, "init_transactions", check_timeout(timeout))
 
     def begin_transaction(self) -> None:
         """Begin a transaction: all that is sent from now on belongs to it.
@@ -703,7 +691,7 @@ class Producer:
         -----
         ``rd_kafka_begin_transaction``, on a native control thread.
         """
-        self._transact(lib.KA_BEGIN, "begin_transaction", _OPEN_LIMIT_S)
+        transact(self._native, lib.KA_BEGIN, "begin_transaction", _OPEN_LIMIT_S)
 
     def commit_transaction(self, timeout: float | None = 30.0) -> None:
         """Deliver everything that was sent in the transaction, and make it visible at once.
@@ -727,7 +715,7 @@ class Producer:
         -----
         ``rd_kafka_commit_transaction``, on a native control thread.
         """
-        self._transact(lib.KA_COMMIT, "commit_transaction", check_timeout(timeout))
+        transact(self._native, lib.KA_COMMIT, "commit_transaction", check_timeout(timeout))
 
     def abort_transaction(self, timeout: float | None = 30.0) -> None:
         """Take back everything that was sent in the transaction.
@@ -751,8 +739,8 @@ class Producer:
         -----
         ``rd_kafka_abort_transaction``, on a native control thread.
         """
-        self._transact(lib.KA_ABORT, "abort_transaction", check_timeout(timeout))
-        self._take_failures()
+        transact(self._native, lib.KA_ABORT, "abort_transaction", check_timeout(timeout))
+        self._failures.tell()
 
     def send_offsets_to_transaction(
         self, consumer: Consumer, offsets: Iterable[TopicPartition] | None = None, timeout: float | None = 5.0
@@ -790,21 +778,7 @@ class Producer:
         -----
         ``rd_kafka_send_offsets_to_transaction``, on a native control thread.
         """
-        self._check_transactional("send_offsets_to_transaction")
-        deadline = None if check_timeout(timeout) is None else time.monotonic() + (timeout or 0)
-        group = consumer._group_for(timeout)
-        if offsets is None:
-            offsets = [item for item in consumer.assignment() if item.offset is not None]
-        items = [_progress(item) for item in offsets]
-        names = [ffi.new("char[]", item.topic.encode()) for item in items]
-        native = ffi.new(
-            "ka_partition[]", [(name, item.partition, item.offset) for name, item in zip(names, items, strict=True)]
-        )
-        if not items:
-            return
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        command = lib.ka_producer_send_offsets(self._native, group, native, len(items), micros(left))
-        self._finish_transact("send_offsets_to_transaction", command, left)
+        send_offsets(self._native, consumer, offsets, check_timeout(timeout))
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -835,38 +809,6 @@ class Producer:
         except errors.KafkaError as error:
             _log.logger.error("a transaction that failed could not be aborted either: %s", error)
 
-    def _transact(self, what: int, name: str, timeout: float | None) -> None:
-        self._check_transactional(name)
-        self._finish_transact(name, lib.ka_producer_transact(self._native, what, micros(timeout)), timeout)
-
-    def _check_transactional(self, name: str) -> None:
-        if lib.ka_producer_transaction(self._native) == lib.KA_TXN_OFF:
-            raise errors.TransactionError(
-                f"{name}(): this producer is not transactional: give config={{'transactional.id': ...}}",
-                code=-145,
-                name="_NOT_CONFIGURED",
-            )
-
-    def _finish_transact(self, name: str, command: ffi.CData, timeout: float | None) -> None:
-        error = ffi.new("ka_error *")
-        # librdkafka keeps to the time itself; the rest is for its own answer.
-        status, _ = answer(command, None if timeout is None else timeout + _ANSWER_S, error)
-        if status == lib.KA_OK:
-            return
-        if status == lib.KA_TIMEOUT:
-            lib.ka_error_describe(-185, error)
-        elif status != lib.KA_FAILED:
-            raise _state_error(status)
-        raise self._transaction_error(f"{name}()", error)
-
-    def _transaction_error(self, what: str, native: ffi.CData) -> errors.TransactionError:
-        cause = errors.from_native(errors.TransactionError, native)
-        error = errors.TransactionError(
-            f"{what}: {cause}", code=cause.code, name=cause.name, retriable=cause.retriable, fatal=cause.fatal
-        )
-        error.requires_abort = bool(native.requires_abort)
-        return error
-
     def stop(self, timeout: float | None = 5.0) -> None:
         """Refuse new messages, wait for the outcome of all others, and close.
 
@@ -895,7 +837,7 @@ class Producer:
         -----
         What librdkafka still has to do to end its threads goes on in the background.
         """
-        check_timeout(timeout)
+        timeout = check_timeout(timeout)
         if self._stopped or lib.ka_producer_close(self._native, micros(timeout)) == lib.KA_FORKED:
             return
         # The core keeps to the timeout itself; the limit here is for purging that takes long.
@@ -921,9 +863,9 @@ class Producer:
         elif told != lib.KA_OK:
             error = self._flush_timeout(self._dispatcher.pending(), "their callbacks go on in the background")
         else:
-            self._raise_failures()
+            self._failures.raise_untold()
             return
-        lib.ka_producer_unreported(self._native, self._unreported())
+        self._failures.tell()  # by this error
         raise error
 
     def failures(self) -> list[DeliveryReport]:
@@ -942,13 +884,7 @@ class Producer:
         ForkedError
             The producer belongs to the parent process.
         """
-        self._unreported()
-        with self._telling:
-            fetched = self._collect_failures()
-            lib.ka_producer_unreported(self._native, len(fetched))
-            reports = [*self._failures, *fetched]
-            self._failures.clear()
-        return reports
+        return self._failures.fetch()
 
     def metrics(self) -> ProducerMetrics:
         """Take one consistent snapshot of counters and latencies.
@@ -967,7 +903,7 @@ class Producer:
         stats = ffi.new("ka_producer_stats *")
         status = lib.ka_producer_metrics(self._native, stats)
         if status != lib.KA_OK:
-            raise _state_error(status)
+            raise state_error(status)
         return ProducerMetrics(
             stats.accepted,
             stats.delivered,
@@ -1002,43 +938,17 @@ class Producer:
             check_topic(topic)
             number = lib.ka_producer_topic(self._native, topic.encode())
             if number < 0:
-                raise _state_error(number)
+                raise state_error(number)
             self._topics[topic] = number
         return number
 
     def _refusal(self, status: int, sizes: tuple[int, int, int]) -> Exception:
-        """Tell why a message was not accepted; its sizes are those of value, key and headers."""
-        if status == lib.KA_FULL:
-            return errors.QueueFull(
-                f"the queue is full ({self._queue_messages} messages or {self._queue_bytes} bytes without an outcome, "
-                "or callbacks that have not run): " + self._advice() + ", or raise queue_messages or queue_bytes",
-                code=-184,
-                name="_QUEUE_FULL",
-                retriable=True,
-            )
-        if status == lib.KA_TOO_LARGE:
-            return errors.MessageTooLarge(
-                f"key, value and headers are {sum(sizes)} bytes: at most "
-                f"{self._max_message - lib.KA_WIRE_OVERHEAD} fit into message.max.bytes={self._max_message}, and "
-                f"queue_bytes={self._queue_bytes} into the queue",
-                code=10,
-                name="MSG_SIZE_TOO_LARGE",
-            )
-        if status == lib.KA_BARRED:
-            state = lib.ka_producer_transaction(self._native)
-            return errors.TransactionError(
-                f"no transaction is open: {_ADVICE.get(state, 'begin one')}", code=-172, name="_STATE"
-            )
-        return _state_error(status)
-
-    def _advice(self) -> str:
-        if self._on_full == "raise":
-            return "send again later, use on_full='block'"
-        if self._on_full != "block":
-            return "the message was dropped, as on_full says"
-        if self._dispatcher.is_current():
-            return "a delivery callback does not wait; send again later"
-        return f"no room came within block_timeout={self._block_timeout} s; send again later"
+        return self._limits.refusal(
+            status,
+            sizes,
+            in_callback=self._dispatcher.is_current(),
+            transaction=lib.ka_producer_transaction(self._native),
+        )
 
     def _flush_timeout(self, outstanding: int, what: str) -> errors.FlushTimeout:
         error = errors.FlushTimeout(
@@ -1048,58 +958,8 @@ class Producer:
             retriable=True,
         )
         error.outstanding = outstanding
-        error.failed = self._unreported()
+        error.failed = self._failures.untold()
         return error
-
-    def _unreported(self) -> int:
-        unreported = lib.ka_producer_unreported(self._native, 0)
-        if unreported < 0:
-            raise _state_error(unreported)
-        return unreported
-
-    def _take_unreported(self) -> int:
-        """Count the failures that nobody was told of; the caller tells."""
-        failed = self._unreported()
-        lib.ka_producer_unreported(self._native, failed)
-        return failed
-
-    def _take_failures(self) -> tuple[int, list[DeliveryReport]]:
-        """Count the failures that nobody was told of, and keep for `failures` what the core has of them."""
-        fetched: list[DeliveryReport] = []
-        with self._telling:
-            failed = self._unreported()
-            while more := self._collect_failures():
-                # One may be kept and not counted yet, or counted since: so again, until there is none.
-                lib.ka_producer_unreported(self._native, len(more))
-                fetched += more
-                failed = self._unreported()
-            lib.ka_producer_unreported(self._native, failed)  # those that were not kept
-            self._failures.extend(fetched)
-        return failed + len(fetched), fetched
-
-    def _raise_failures(self) -> None:
-        failed, fetched = self._take_failures()
-        if not failed:
-            return
-        report = fetched[0] if fetched else None
-        cause = report.error if report else None
-        error = errors.DeliveryError(
-            f"{failed} messages failed; the first: {cause}. failures() has the messages"
-            if report
-            else f"{failed} more messages failed than could be kept: fetch failures() more often",
-            code=cause.code if cause else 0,
-            name=cause.name if cause else "",
-            retriable=bool(cause and cause.retriable),
-        )
-        error.failed = failed
-        error.report = report
-        raise error
-
-    def _collect_failures(self) -> list[DeliveryReport]:
-        reports = []
-        while failure := lib.ka_producer_failure(self._native):
-            reports.append(_report(ffi.gc(failure, lib.ka_failure_free)))
-        return reports
 
     def _begin_exit(self, timeout_s: float) -> None:
         lib.ka_producer_close(self._native, micros(timeout_s))
@@ -1108,7 +968,7 @@ class Producer:
         lost = wait(lambda timeout_us: lib.ka_wait_producer_closed(self._native, timeout_us), timeout_s)
         if lost < 0:
             lost = self.metrics().outstanding
-        return lost + self._take_unreported()
+        return lost + self._failures.tell()[0]
 
 
 def _check_range(name: str, number: int, most: int) -> None:
@@ -1116,48 +976,3 @@ def _check_range(name: str, number: int, most: int) -> None:
         raise TypeError(f"{name} must be int, not {type(number).__name__}")
     if not 1 <= number <= most:
         raise ValueError(f"{name} must be from 1 to {most}, not {number}")
-
-
-def _no_topic() -> ValueError:
-    return ValueError("no topic: give one to send() or to Producer()")
-
-
-def _progress(item: TopicPartition) -> TopicPartition:
-    item = check_partition(item)
-    if isinstance(item.offset, bool) or not isinstance(item.offset, int):
-        raise TypeError(f"{item!r}: the offset must be int, that of the next message to read")
-    if not 0 <= item.offset < 2**63:
-        raise ValueError(f"{item!r}: the offset must be from 0 to 2**63 - 1")
-    return item
-
-
-def _state_error(status: int) -> Exception:
-    if status == lib.KA_FORKED:
-        return errors.ForkedError("this producer belongs to the parent process: make a new one after the fork")
-    if status == lib.KA_CLOSED:
-        return errors.ClosedError("the producer is stopped: make a new one")
-    return MemoryError("the native core has no memory")
-
-
-def _report(failure: ffi.CData) -> DeliveryReport:
-    def part(at: ffi.CData, length: int) -> bytes | None:
-        return ffi.buffer(at, length)[:] if at != ffi.NULL else None
-
-    native = failure.error
-    error = errors.KafkaError(
-        f"{ffi.string(native.text).decode(errors='replace')} ({ffi.string(native.name).decode()})",
-        code=native.code,
-        name=ffi.string(native.name).decode(),
-        retriable=bool(native.retriable),
-        fatal=bool(native.fatal),
-    )
-    return DeliveryReport(
-        topic=ffi.string(failure.topic).decode(),
-        partition=failure.partition if failure.partition >= 0 else None,
-        offset=None,
-        key=part(failure.key, failure.key_len),
-        value=part(failure.value, failure.value_len),
-        headers=unpack_headers(part(failure.headers, failure.headers_len)),
-        error=error,
-        latency_s=failure.latency_s,
-    )

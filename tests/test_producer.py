@@ -444,7 +444,7 @@ def test_blocked_send_gives_up_after_block_timeout(one: str) -> None:
 
 def test_block_timeout_is_message_timeout_by_default(one: str) -> None:
     producer = Producer(NOBODY, one, queue_messages=1, on_full="block", config={"message.timeout.ms": 60_000})
-    assert producer._block_timeout == 60
+    assert producer._limits.block_timeout == 60
     producer.stop()
 
 

@@ -1,0 +1,115 @@
+"""What the producer's transaction methods have in common."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from kafka_async import errors
+from kafka_async._native import ffi, lib
+from kafka_async._refusal import state_error
+from kafka_async._wait import answer, micros
+from kafka_async.message import TopicPartition, check_partition
+
+if TYPE_CHECKING:
+    from kafka_async.consumer import Consumer
+
+_ANSWER_S = 0.5  # librdkafka keeps to the time itself; this is for its own answer
+
+
+def transact(native: ffi.CData, what: int, name: str, timeout: float | None) -> None:
+    """Have the core do a step.
+
+    Parameters
+    ----------
+    native : ka_producer *
+        The producer.
+    what : int
+        KA_INIT, KA_BEGIN, KA_COMMIT or KA_ABORT.
+    name : str
+        The method, for errors.
+    timeout : float or None
+        Seconds; None waits without limit.
+
+    Raises
+    ------
+    TransactionError, ClosedError, ForkedError
+        As the method documents.
+    """
+    _check_transactional(native, name)
+    _finish(name, lib.ka_producer_transact(native, what, micros(timeout)), timeout)
+
+
+def send_offsets(
+    native: ffi.CData, consumer: Consumer, offsets: Iterable[TopicPartition] | None, timeout: float | None
+) -> None:
+    """Make a consumer's progress part of the transaction.
+
+    Parameters
+    ----------
+    native : ka_producer *
+        The producer.
+    consumer : Consumer
+        Whose progress.
+    offsets : iterable of TopicPartition or None
+        None: the positions of all that it has handed out.
+    timeout : float or None
+        Seconds; None waits without limit.
+
+    Raises
+    ------
+    ConfigError, ConsumerError, TransactionError, ClosedError, ForkedError
+        As the method documents.
+    """
+    name = "send_offsets_to_transaction"
+    _check_transactional(native, name)
+    deadline = None if timeout is None else time.monotonic() + timeout
+    if offsets is None:
+        offsets = [item for item in consumer.assignment() if item.offset is not None]
+    items = [_progress(item) for item in offsets]
+    group = consumer._group_for(timeout)
+    if not items:
+        return
+    names = [ffi.new("char[]", item.topic.encode()) for item in items]
+    array = ffi.new(
+        "ka_partition[]", [(name, item.partition, item.offset) for name, item in zip(names, items, strict=True)]
+    )
+    left = None if deadline is None else max(0.0, deadline - time.monotonic())
+    _finish(name, lib.ka_producer_send_offsets(native, group, array, len(items), micros(left)), left)
+
+
+def _check_transactional(native: ffi.CData, name: str) -> None:
+    if lib.ka_producer_transaction(native) == lib.KA_TXN_OFF:
+        raise errors.TransactionError(
+            f"{name}(): this producer is not transactional: give config={{'transactional.id': ...}}",
+            code=-145,
+            name="_NOT_CONFIGURED",
+        )
+
+
+def _finish(name: str, command: ffi.CData, timeout: float | None) -> None:
+    """Wait for the answer and raise what it says."""
+    error = ffi.new("ka_error *")
+    status, _ = answer(command, None if timeout is None else timeout + _ANSWER_S, error)
+    if status == lib.KA_OK:
+        return
+    if status == lib.KA_TIMEOUT:
+        lib.ka_error_describe(-185, error)
+    elif status != lib.KA_FAILED:
+        raise state_error(status)
+    cause = errors.from_native(errors.TransactionError, error)
+    raised = errors.TransactionError(
+        f"{name}(): {cause}", code=cause.code, name=cause.name, retriable=cause.retriable, fatal=cause.fatal
+    )
+    raised.requires_abort = bool(error.requires_abort)
+    raise raised
+
+
+def _progress(item: TopicPartition) -> TopicPartition:
+    item = check_partition(item)
+    if isinstance(item.offset, bool) or not isinstance(item.offset, int):
+        raise TypeError(f"{item!r}: the offset must be int, that of the next message to read")
+    if not 0 <= item.offset < 2**63:
+        raise ValueError(f"{item!r}: the offset must be from 0 to 2**63 - 1")
+    return item
