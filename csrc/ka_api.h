@@ -236,8 +236,9 @@ void ka_producer_unshare(ka_producer *p);
 int64_t ka_producer_results(ka_producer *p, ka_result *out, int64_t size);
 /* Wait until ka_producer_results() would return something. KA_TIMEOUT, KA_INTERRUPTED, KA_FORKED. */
 int ka_wait_producer_results(ka_producer *p, int64_t timeout_us);
-/* How many outcomes there were to tell so far. KA_FORKED. */
+/* How many outcomes there were to tell so far, and how many of them are failures. KA_FORKED. */
 int64_t ka_producer_announced(ka_producer *p);
+int64_t ka_producer_failed_results(ka_producer *p);
 /* Wait until so many have been told. KA_TIMEOUT, KA_INTERRUPTED, KA_FORKED; KA_CLOSED, unless closing
  * does not matter. */
 int ka_wait_producer_told(ka_producer *p, int64_t count, int even_closed, int64_t timeout_us);
@@ -273,6 +274,9 @@ enum { KA_TXN_OFF, KA_TXN_NEW, KA_TXN_READY, KA_TXN_OPEN, KA_TXN_ENDING };
 int ka_producer_transaction(ka_producer *p);
 enum { KA_INIT = 0, KA_BEGIN = 1, KA_COMMIT = 2, KA_ABORT = 3 };
 ka_command *ka_producer_transact(ka_producer *p, int what, int64_t timeout_us);
+/* Tell that the caller of the last one knows of its success. Of a success that nobody was told of, since
+ * the caller went away, the next call of the same is told. KA_FORKED. */
+int ka_producer_step_told(ka_producer *p);
 
 /* Make offsets (of the next messages to read) part of the open transaction, for the group that an answered
  * ka_consumer_group() found, which can be used for this once. */
@@ -281,8 +285,8 @@ ka_command *ka_producer_send_offsets(ka_producer *p, ka_command *group,
                                      int64_t timeout_us);
 
 /* Begin to close: refuses new messages, and after timeout_us purges what has no outcome yet. An open
- * transaction is aborted. The worker does it all; ka_wait_producer_closed() waits for it. KA_CLOSED: was
- * closing. */
+ * transaction is aborted, a commit that has begun is finished. The worker does it all; ka_wait_producer_closed() waits for it. KA_CLOSED: was
+ * closing, and may do so sooner now. */
 int ka_producer_close(ka_producer *p, int64_t timeout_us);
 
 /* Wait until every message has its outcome and the producer is closed. Returns how many were

@@ -159,6 +159,7 @@ void kai_publish(ka_producer *p, const outcomes *o)
     if (o->messages) {
         /* First: a flush that finds nothing outstanding must find the failures. */
         atomic_fetch_add(&p->unreported, o->untold);
+        atomic_fetch_add(&p->failed_results, o->failed - o->untold);
         if (p->on_full == KA_DROP_OLD)
             pthread_mutex_lock(&p->evict_lock);
         kai_publish_counts(p, o);

@@ -132,6 +132,11 @@ int64_t ka_producer_announced(ka_producer *p)
     return kai_producer_is_foreign(p) ? KA_FORKED : atomic_load(&p->results.announced);
 }
 
+int64_t ka_producer_failed_results(ka_producer *p)
+{
+    return kai_producer_is_foreign(p) ? KA_FORKED : atomic_load(&p->failed_results);
+}
+
 static int64_t check_told(void *self, int64_t count)
 {
     return atomic_load(&((ka_producer *)self)->results.told) >= count ? KA_OK : KA_EMPTY;
@@ -215,15 +220,25 @@ int ka_producer_transaction(ka_producer *p)
     return kai_producer_is_foreign(p) ? KA_FORKED : atomic_load(&p->transaction);
 }
 
+/* Of several that close, the earliest deadline counts. */
+static void bring_forward(ka_producer *p, int64_t deadline_ns)
+{
+    int64_t now = atomic_load(&p->close_deadline_ns);
+
+    while (deadline_ns < now &&
+           !atomic_compare_exchange_weak(&p->close_deadline_ns, &now, deadline_ns))
+        continue;
+    kai_wake_notify(&p->worker.wake);
+}
+
 int ka_producer_close(ka_producer *p, int64_t timeout_us)
 {
     if (kai_producer_is_foreign(p))
         return KA_FORKED;
-    /* First, so that the worker, which ends when nothing is outstanding, finds that final. One caller
-     * sets it, and gives the time. */
+    bring_forward(p, kai_deadline_ns(timeout_us));
+    /* Before the state, so that the worker, which ends when nothing is outstanding, finds that final. */
     if (atomic_fetch_or(&p->room, ROOM_CLOSED) & ROOM_CLOSED)
         return KA_CLOSED;
-    atomic_store(&p->close_deadline_ns, kai_deadline_ns(timeout_us));
     atomic_store(&p->state, CLOSING);
     kai_calls_close(p);
     kai_wake_notify(&p->worker.wake);
@@ -338,11 +353,13 @@ static ka_producer *new_producer(const ka_conf *conf, const ka_producer_options 
     p->refresh_at_ns = kai_deadline_ns(p->refresh_ns / 1000);
     if (ka_conf_get(conf, "transactional.id", text, sizeof text) > 0) {
         atomic_init(&p->transaction, KA_TXN_NEW);
+        atomic_init(&p->untold_step, -1);
         atomic_init(&p->room, ROOM_BARRED);
     }
     p->process = atomic_load(&kai_process);
     atomic_init(&p->references, 2);
     atomic_init(&p->owners, 2);
+    atomic_init(&p->close_deadline_ns, KAI_FOREVER);
     kai_failures_init(&p->failures);
     pthread_mutex_init(&p->topics_lock, NULL);
     pthread_mutex_init(&p->calls_lock, NULL);

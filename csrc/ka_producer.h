@@ -186,6 +186,7 @@ struct ka_producer {
     _Atomic uint64_t flushed;   /* everything accepted before this ring position has its outcome */
     _Atomic int64_t lost;       /* purged by closing */
     _Atomic int64_t unreported; /* failures that nobody was told of */
+    _Atomic int64_t failed_results; /* failures that were to be told by a result */
     kai_hist ack_latency;
     kai_wake room_freed, progressed; /* for blocked senders; for flush and close */
 
@@ -204,6 +205,8 @@ struct ka_producer {
     _Atomic int64_t spoiled;       /* messages that failed without librdkafka knowing it */
     _Atomic int64_t txn_accepted;  /* messages accepted before it */
     _Atomic int64_t txn_delivered; /* messages delivered before it */
+    _Atomic int ending;            /* KA_COMMIT or KA_ABORT: what was asked for last */
+    _Atomic int untold_step;       /* what succeeded with nobody told yet; < 0: nothing */
     _Atomic int closing_ended;     /* the abort that closing began has ended */
 
     /* Worker only. */
@@ -343,8 +346,8 @@ void kai_refresh_partitions(ka_producer *p);
 
 /* ka_transaction.c */
 
-/* In the background: abort the open transaction, since the producer closes. */
-void kai_abort_for_close(ka_producer *p);
+/* In the background, since the producer closes: abort the open transaction, or finish its commit. */
+void kai_end_for_close(ka_producer *p);
 
 /* ka_drain.c; all on the worker */
 

@@ -72,12 +72,13 @@ static int is_open(int transaction)
     return transaction == KA_TXN_OPEN || transaction == KA_TXN_ENDING;
 }
 
-/* A transaction that is open holds up its readers until the broker's timeout, so it is aborted. */
-static int aborts_transaction(ka_producer *p)
+/* A transaction that is open holds up its readers until the broker's timeout, so it is aborted; a commit that
+ * has begun is finished. */
+static int ends_transaction(ka_producer *p)
 {
     if (!p->closing_began && is_open(atomic_load(&p->transaction))) {
         p->closing_began = 1;
-        kai_abort_for_close(p);
+        kai_end_for_close(p);
     }
     return p->closing_began && !atomic_load(&p->closing_ended);
 }
@@ -97,10 +98,10 @@ static int64_t count_lost(ka_producer *p)
 static int64_t serve_close(ka_producer *p)
 {
     int64_t deadline = atomic_load(&p->close_deadline_ns), now = kai_now_ns();
-    int aborting = aborts_transaction(p);
+    int ending = ends_transaction(p);
     int64_t outstanding = room_messages(atomic_load(&p->room));
 
-    if ((outstanding || aborting) && p->purged_at_ns == 0) {
+    if ((outstanding || ending) && p->purged_at_ns == 0) {
         if (now < deadline) {
             override_linger(p);
             return deadline;

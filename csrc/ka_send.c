@@ -237,6 +237,8 @@ int ka_producer_send_batch(ka_producer *p, int32_t topic_number, ka_batch *batch
 
     if (kai_producer_is_foreign(p))
         return KA_FORKED;
+    if (atomic_load(&p->room) & ROOM_CLOSED) /* also with no item */
+        return KA_CLOSED;
     while (result == KA_OK && batch->next < batch->count)
         result = accept_item(p, topic_number, batch, now);
     kai_wake_notify(&p->worker.wake);

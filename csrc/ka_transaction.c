@@ -91,39 +91,74 @@ static void open_transaction(ka_producer *p)
     atomic_store(&p->txn_accepted, stats.accepted);
     atomic_store(&p->txn_delivered, stats.delivered);
     atomic_store(&p->spoiled, 0);
+    atomic_store(&p->untold_step, -1);
     /* In this order: a commit bars what is open, and bars it after this. */
     atomic_fetch_and(&p->room, ~ROOM_BARRED);
     atomic_store(&p->transaction, KA_TXN_OPEN);
 }
 
+static rd_kafka_error_t *step(ka_producer *p, int kind, int timeout_ms)
+{
+    switch (kind) {
+    case KA_INIT:
+        return rd_kafka_init_transactions(p->rk, timeout_ms);
+    case KA_BEGIN:
+        return rd_kafka_begin_transaction(p->rk);
+    case KA_COMMIT:
+        return rd_kafka_commit_transaction(p->rk, timeout_ms);
+    default:
+        return rd_kafka_abort_transaction(p->rk, timeout_ms);
+    }
+}
+
+/* An earlier call did the same, and whoever made it went away before it was told. */
+static int was_done(ka_producer *p, const call *c)
+{
+    return c->kind != KA_BEGIN && atomic_load(&p->transaction) == KA_TXN_READY &&
+           atomic_load(&p->untold_step) == c->kind;
+}
+
+static void done(ka_producer *p, const call *c)
+{
+    if (c->kind == KA_BEGIN) {
+        open_transaction(p);
+        return;
+    }
+    atomic_store(&p->untold_step, c->kind);
+    /* Open, when closing: stays so, which tells that it was aborted without a word. */
+    if (!c->even_closing || atomic_load(&p->transaction) == KA_TXN_ENDING)
+        atomic_store(&p->transaction, KA_TXN_READY);
+}
+
+/* Returns whether it succeeded. */
+static int attempt(ka_producer *p, const call *c, int timeout_ms, ka_error *error)
+{
+    rd_kafka_error_t *failure;
+
+    if (c->kind == KA_COMMIT && atomic_load(&p->spoiled)) {
+        refuse_spoiled(p, error);
+        return 0;
+    }
+    if ((failure = step(p, c->kind, timeout_ms))) {
+        kai_err_take(error, failure);
+        return 0;
+    }
+    done(p, c);
+    return 1;
+}
+
 static int run_transact(call *c, int timeout_ms, ka_error *error)
 {
     ka_producer *p = c->p;
-    rd_kafka_error_t *failure;
 
-    switch (c->kind) {
-    case KA_INIT:
-        failure = rd_kafka_init_transactions(p->rk, timeout_ms);
-        break;
-    case KA_BEGIN:
-        failure = rd_kafka_begin_transaction(p->rk);
-        break;
-    case KA_COMMIT:
-        if (atomic_load(&p->spoiled))
-            return refuse_spoiled(p, error);
-        failure = rd_kafka_commit_transaction(p->rk, timeout_ms);
-        break;
-    default:
-        failure = rd_kafka_abort_transaction(p->rk, timeout_ms);
-        break;
-    }
-    if (failure)
-        return kai_err_take(error, failure);
-    if (c->kind == KA_BEGIN)
-        open_transaction(p);
-    else if (!c->even_closing) /* which tells that one was open */
-        atomic_store(&p->transaction, KA_TXN_READY);
-    return KA_OK;
+    if (was_done(p, c) || attempt(p, c, timeout_ms, error))
+        return KA_OK;
+    if (!c->even_closing || !error->requires_abort || c->kind == KA_ABORT)
+        return KA_FAILED;
+    /* A commit that closing wanted to finish, and can't. */
+    c->kind = KA_ABORT;
+    atomic_store(&p->transaction, KA_TXN_OPEN);
+    return attempt(p, c, timeout_ms, error) ? KA_OK : KA_FAILED;
 }
 
 ka_command *ka_producer_transact(ka_producer *p, int what, int64_t timeout_us)
@@ -134,6 +169,7 @@ ka_command *ka_producer_transact(ka_producer *p, int what, int64_t timeout_us)
         return NULL;
     c->kind = what;
     if (what == KA_COMMIT || what == KA_ABORT) {
+        atomic_store(&p->ending, what);
         c->is_ready = what == KA_COMMIT ? is_commit_ready : is_abort_ready;
         if (!kai_producer_is_foreign(p))
             bar(p);
@@ -146,20 +182,36 @@ static void closing_ended(call *c)
     atomic_store(&c->p->closing_ended, 1);
 }
 
-void kai_abort_for_close(ka_producer *p)
+static int is_all_held(ka_producer *p, call *c)
+{
+    (void)c;
+    return kai_all_held(p);
+}
+
+void kai_end_for_close(ka_producer *p)
 {
     call *c = kai_call_new(p, -1, run_transact);
+    int commits =
+        atomic_load(&p->transaction) == KA_TXN_ENDING && atomic_load(&p->ending) == KA_COMMIT;
 
     if (!c) {
         atomic_store(&p->closing_ended, 1);
         return;
     }
-    c->kind = KA_ABORT;
-    c->is_ready = is_discarded;
+    c->kind = commits ? KA_COMMIT : KA_ABORT;
+    c->is_ready = commits ? is_all_held : is_discarded;
     c->ended = closing_ended;
     c->even_closing = 1;
     c->deadline_ns = atomic_load(&p->close_deadline_ns);
     kai_call_background(p, c);
+}
+
+int ka_producer_step_told(ka_producer *p)
+{
+    if (kai_producer_is_foreign(p))
+        return KA_FORKED;
+    atomic_store(&p->untold_step, -1);
+    return KA_OK;
 }
 
 static int run_offsets(call *c, int timeout_ms, ka_error *error)

@@ -3,7 +3,8 @@
     python examples/exactly_once.py localhost:9092
 
 A transaction holds the results of up to 100 orders together with the progress of reading: readers with
-isolation.level=read_committed see both or neither. Ctrl-C ends it between two transactions.
+isolation.level=read_committed see both or neither. Ctrl-C takes back the transaction in hand, unless its commit
+has begun.
 """
 
 import sys

@@ -9,8 +9,10 @@ import os
 import struct
 import threading
 import traceback
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from types import CoroutineType
 from typing import TYPE_CHECKING, NamedTuple
 
 from kafka_async import _exit, _log, errors
@@ -28,17 +30,56 @@ _TOKENS = 2**32 - 1
 _forks = 0  # how often this process was forked off
 
 
+class Unread:
+    """Failures in futures that were dropped unread: as good as never told."""
+
+    def __init__(self) -> None:
+        self._reports: deque[DeliveryReport] = deque()
+        self.stopped = False  # nobody will ask any more
+
+    def add(self, report: DeliveryReport) -> None:
+        """Take one; a purged message is no failure.
+
+        Parameters
+        ----------
+        report : DeliveryReport
+            What the future had.
+        """
+        if report.error is None or report.error.name.startswith("_PURGE"):
+            return
+        if self.stopped:
+            _exit.lose(1)
+        else:
+            self._reports.append(report)
+
+    def __len__(self) -> int:
+        """Count them."""
+        return len(self._reports)
+
+    def take(self) -> list[DeliveryReport]:
+        """Hand them over.
+
+        Returns
+        -------
+        list of DeliveryReport
+        """
+        return [self._reports.popleft() for _ in range(len(self._reports))]
+
+
 class Delivery(Future[RecordMetadata]):
     """The future outcome of one message: a `concurrent.futures.Future` of `RecordMetadata`.
 
     A message that was not delivered (failed, purged, or dropped by policy) ends it with an exception:
     `DeliveryError` with its ``report``, or `QueueFull` for one that was never accepted. It is completed on
-    the producer's delivery thread, where functions given to ``add_done_callback`` run too.
+    the producer's delivery thread, where functions given to ``add_done_callback`` run too. A failure in one that
+    is dropped unread counts as told to nobody.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, unread: Unread) -> None:
         super().__init__()
         self._born = _forks
+        self._unread = unread
+        self._seen = False  # or somebody will be called
 
     def cancel(self) -> bool:
         """Do nothing: a message that was accepted can't be called back.
@@ -76,7 +117,10 @@ class Delivery(Future[RecordMetadata]):
             It belongs to the parent process.
         """
         self._check_process()
-        return super().result(timeout)
+        try:
+            return super().result(timeout)
+        finally:
+            self._seen = self._seen or self.done()
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Wait for the outcome and return its exception.
@@ -97,7 +141,27 @@ class Delivery(Future[RecordMetadata]):
             As `result`.
         """
         self._check_process()
-        return super().exception(timeout)
+        try:
+            return super().exception(timeout)
+        finally:
+            self._seen = self._seen or self.done()
+
+    def add_done_callback(self, fn: Callable[[Future[RecordMetadata]], object]) -> None:
+        """Call a function with this future when it ends, at once if it has ended.
+
+        Parameters
+        ----------
+        fn : callable
+            Runs on the producer's delivery thread; what it raises is logged.
+        """
+        self._seen = True
+        super().add_done_callback(fn)
+
+    def __del__(self) -> None:
+        """Pass a failure on that nobody has looked at."""
+        error = self._exception
+        if not self._seen and isinstance(error, errors.DeliveryError) and error.report is not None:
+            self._unread.add(error.report)
 
     def _check_process(self) -> None:
         if self._born != _forks and not self.done():
@@ -130,6 +194,7 @@ class Dispatcher:
     def __init__(self, native: ffi.CData) -> None:
         self._native = ffi.gc(lib.ka_producer_share(native), lib.ka_producer_unshare)
         self._waiting: dict[int, Waiting] = {}
+        self._told_failures = 0
         self._counter = itertools.count()
         self._starter = threading.Lock()  # who gets it starts the thread; nobody waits for it
         self._thread: threading.Thread | None = None
@@ -148,7 +213,11 @@ class Dispatcher:
             Its token.
         """
         if self._thread is None and self._starter.acquire(blocking=False):
-            self._start()
+            try:
+                self._start()
+            except BaseException:
+                self._starter.release()
+                raise
         token = next(self._counter) % _TOKENS + 1
         while token in self._waiting:  # after 2**32 messages one may still be there
             token = next(self._counter) % _TOKENS + 1
@@ -156,13 +225,13 @@ class Dispatcher:
         return token
 
     def _start(self) -> None:
+        _exit.check()
         thread = threading.Thread(target=self._run, name="kafka_async-delivery", daemon=True)
         self._thread = thread  # before it runs: callbacks may come while start() waits
         try:
             thread.start()
         except RuntimeError:
             self._thread = None
-            self._starter.release()
             raise
         _exit.watch(self)
 
@@ -193,6 +262,15 @@ class Dispatcher:
         int
         """
         return len(self._waiting)
+
+    def untold_failures(self) -> int:
+        """Count the failures whose callback or future has not been served.
+
+        Returns
+        -------
+        int
+        """
+        return max(0, lib.ka_producer_failed_results(self._native) - self._told_failures)
 
     def wait(self, timeout: float | None, *, even_closed: bool) -> int:
         """Wait until every outcome that is there now has been told.
@@ -246,6 +324,8 @@ class Dispatcher:
                 error,
                 latency_s,
             )
+        if error is not None and not error.name.startswith("_PURGE"):
+            self._told_failures += 1
         try:
             if delivery is not None:
                 _complete(
@@ -254,7 +334,7 @@ class Dispatcher:
         finally:
             try:
                 if callback is not None and report is not None:
-                    callback(report)
+                    _call(callback, report)
             finally:  # only now: what is being told is still waited for
                 self._waiting.pop(token, None)
 
@@ -264,7 +344,13 @@ class Dispatcher:
     def _end_exit(self, timeout_s: float) -> int:
         if self._thread is not None:
             self._thread.join(timeout_s)
-        return 0
+        return self.untold_failures()
+
+
+def _call(callback: OnDelivery, report: DeliveryReport) -> None:
+    if isinstance(coroutine := callback(report), CoroutineType):
+        coroutine.close()
+        raise TypeError(f"on_delivery {callback!r} is a coroutine function, which nothing awaits: give a plain one")
 
 
 def _complete(delivery: Delivery, metadata: RecordMetadata, report: DeliveryReport | None) -> None:

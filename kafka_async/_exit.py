@@ -13,6 +13,7 @@ from kafka_async import _wait, errors
 from kafka_async._native import lib
 
 _EXIT_TIMEOUT_S = 5.0  # for all objects together
+_PURGE_LIMIT_S = 1.0  # and for librdkafka to give back what had no outcome until then
 
 
 class Closable(Protocol):
@@ -94,7 +95,7 @@ def close_all() -> None:
         for closable in remaining:
             closable._begin_exit(_EXIT_TIMEOUT_S)
         while remaining:
-            lose(remaining[-1]._end_exit(max(0.0, deadline - time.monotonic()) + 1.0))
+            lose(remaining[-1]._end_exit(max(0.0, deadline + _PURGE_LIMIT_S - time.monotonic())))
             remaining.pop()
         _wait.wait(lib.ka_wait_workers, max(0.0, deadline - time.monotonic()) + 0.5)
     except KeyboardInterrupt:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from typing import TYPE_CHECKING
 
 from kafka_async import errors
 from kafka_async._native import ffi, lib
 from kafka_async._refusal import state_error
 from kafka_async.message import DeliveryReport, unpack_headers
+
+if TYPE_CHECKING:
+    from kafka_async._delivery import Unread
 
 _KEPT = 1000  # the core's own bound
 
@@ -23,10 +27,13 @@ class Failures:
     ----------
     native : ka_producer *
         The producer.
+    unread : Unread
+        Failures that a future told to nobody.
     """
 
-    def __init__(self, native: ffi.CData) -> None:
+    def __init__(self, native: ffi.CData, unread: Unread) -> None:
         self._native = native
+        self._unread = unread
         self._kept: deque[DeliveryReport] = deque(maxlen=_KEPT)  # told, and not fetched
         self._lock = threading.RLock()  # a signal handler may interrupt its holder
 
@@ -45,7 +52,7 @@ class Failures:
         untold = lib.ka_producer_unreported(self._native, 0)
         if untold < 0:
             raise state_error(untold)
-        return untold
+        return untold + len(self._unread)
 
     def fetch(self) -> list[DeliveryReport]:
         """Take all messages that are kept.
@@ -63,7 +70,7 @@ class Failures:
         with self._lock:
             collected = self._collect()
             lib.ka_producer_unreported(self._native, len(collected))
-            reports = [*self._kept, *collected]
+            reports = [*self._kept, *collected, *self._unread.take()]
             self._kept.clear()
         return reports
 
@@ -76,16 +83,17 @@ class Failures:
             How many, and the messages that were kept of them.
         """
         collected: list[DeliveryReport] = []
+        self.untold()
         with self._lock:
-            untold = self.untold()
             while more := self._collect():
                 # One may be kept and not counted yet, or counted since: so again, until there is none.
                 lib.ka_producer_unreported(self._native, len(more))
                 collected += more
-                untold = self.untold()
-            lib.ka_producer_unreported(self._native, untold)  # those that were not kept
+            not_kept = lib.ka_producer_unreported(self._native, 0)
+            lib.ka_producer_unreported(self._native, not_kept)
+            collected += self._unread.take()
             self._kept.extend(collected)
-        return untold + len(collected), collected
+        return not_kept + len(collected), collected
 
     def raise_untold(self) -> None:
         """Tell by an exception, if there is something to tell.

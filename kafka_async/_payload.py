@@ -36,7 +36,7 @@ def view(name: str, data: Payload) -> bytes | memoryview | None:
     if data is None or isinstance(data, bytes):
         return data
     if isinstance(data, str):
-        return data.encode()
+        return str.encode(data)  # whatever a subclass makes of it
     try:
         seen = memoryview(data)
     except TypeError:
@@ -110,7 +110,7 @@ def kept(data: Payload) -> bytes | None:
     """
     if data is None or isinstance(data, bytes):
         return data
-    return data.encode() if isinstance(data, str) else bytes(data)
+    return str.encode(data) if isinstance(data, str) else bytes(data)
 
 
 def integer(name: str, number: int, most: int, *, least: int = 0) -> int:

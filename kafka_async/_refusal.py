@@ -10,7 +10,8 @@ from kafka_async._native import lib
 _TRANSACTION_ADVICE = {
     lib.KA_TXN_NEW: "call init_transactions(), then begin_transaction()",
     lib.KA_TXN_READY: "call begin_transaction()",
-    lib.KA_TXN_ENDING: "a commit or an abort has begun: finish it, then call begin_transaction()",
+    lib.KA_TXN_ENDING: "a commit or an abort has begun: finish it, then call begin_transaction(); if it can not be, "
+    "make a new producer",
 }
 
 

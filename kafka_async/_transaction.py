@@ -39,6 +39,7 @@ def transact(native: ffi.CData, what: int, name: str, timeout: float | None) -> 
     """
     _check_transactional(native, name)
     _finish(name, lib.ka_producer_transact(native, what, micros(timeout)), timeout)
+    lib.ka_producer_step_told(native)
 
 
 def send_offsets(
@@ -99,8 +100,13 @@ def _finish(name: str, command: ffi.CData, timeout: float | None) -> None:
     elif status != lib.KA_FAILED:
         raise state_error(status)
     cause = errors.from_native(errors.TransactionError, error)
+    text, retriable = str(cause), cause.retriable
+    if cause.name == "_CONFLICT":  # librdkafka calls it retriable, and means the other call
+        text, retriable = "a commit or an abort that ran out of time has not ended: call that one again first", False
+    elif cause.name == "_TIMED_OUT" and retriable:
+        text = f"the cluster did not answer in time: call {name}() again, which resumes it (_TIMED_OUT)"
     raised = errors.TransactionError(
-        f"{name}(): {cause}", code=cause.code, name=cause.name, retriable=cause.retriable, fatal=cause.fatal
+        f"{name}(): {text}", code=cause.code, name=cause.name, retriable=retriable, fatal=cause.fatal
     )
     raised.requires_abort = bool(error.requires_abort)
     raise raised

@@ -16,18 +16,20 @@ _SLICE_S = 0.004
 _LONG_S = 1e9  # 30 years: what is longer would overflow
 
 
-def check_timeout(timeout: float | None) -> float | None:
+def check_timeout(timeout: float | None, name: str = "timeout") -> float | None:
     """Refuse a timeout that makes no sense.
 
     Parameters
     ----------
     timeout : float or None
         Seconds; None waits without limit.
+    name : str, default "timeout"
+        What to call it in an error.
 
     Returns
     -------
     float or None
-        The same.
+        The same, or 30 years.
 
     Raises
     ------
@@ -39,9 +41,9 @@ def check_timeout(timeout: float | None) -> float | None:
     if timeout is None:
         return None
     if not isinstance(timeout, (int, float)):
-        raise TypeError(f"timeout must be seconds as a number or None, not {type(timeout).__name__}")
+        raise TypeError(f"{name} must be seconds as a number or None, not {type(timeout).__name__}")
     if timeout < 0 or timeout != timeout:  # NaN
-        raise ValueError(f"timeout must be >= 0 seconds, or None for no limit, not {timeout}")
+        raise ValueError(f"{name} must be >= 0 seconds, or None for no limit, not {timeout}")
     return min(timeout, _LONG_S)
 
 

@@ -8,6 +8,7 @@ overridden. One that the linked librdkafka does not know is left out.
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections.abc import Mapping
 from typing import TypeAlias
@@ -230,6 +231,8 @@ def config_error(name: str, message: str) -> ConfigError:
 def _text(name: str, value: Value) -> bytes:
     if isinstance(value, bool):
         return b"true" if value else b"false"
+    if isinstance(value, float) and not math.isfinite(value):
+        raise config_error(name, f"config: {name!r} must be a finite number, not {value}")
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # librdkafka reads "5.0" of an integer property as an error
     if not isinstance(value, (str, int, float)):

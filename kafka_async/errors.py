@@ -101,6 +101,9 @@ class MessageTooLarge(KafkaError, ValueError):
 class DeliveryError(KafkaError):
     """Messages failed that nobody had been told about.
 
+    ``retriable`` speaks of the message: it may succeed when it is sent again (and be there twice, if it
+    had reached the broker before it timed out).
+
     Attributes
     ----------
     failed : int

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from kafka_async import _exit, _log, _payload, errors
 from kafka_async._batch import Batch
-from kafka_async._delivery import Delivery, Dispatcher, Waiting
+from kafka_async._delivery import Delivery, Dispatcher, Unread, Waiting
 from kafka_async._failures import Failures
 from kafka_async._idle import Idle, native_idle
 from kafka_async._native import ffi, lib
@@ -86,7 +86,8 @@ class Producer:
         What ``send`` does when a bound is reached: raise `QueueFull`; wait for room; drop the new message;
         or drop the oldest one that librdkafka does not hold yet. librdkafka then holds at most a
         quarter of the bounds, 10,000 messages and 4 MiB; when all others are gone, the new one is dropped.
-        Drops are counted in ``metrics().dropped``.
+        Drops are counted in ``metrics().dropped``; of a new message that is dropped only the future of ``submit``
+        tells.
     block_timeout : float, optional
         Seconds to wait for room, then `QueueFull`. By default ``message.timeout.ms``.
     partitioner : callable, optional
@@ -136,7 +137,7 @@ class Producer:
         cpu: int | None = None,
         log: bool = True,
     ) -> None:
-        if on_full not in _POLICIES:
+        if not isinstance(on_full, str) or on_full not in _POLICIES:
             raise ValueError(f"on_full must be one of {', '.join(map(repr, _POLICIES))}, not {on_full!r}")
         if partitioner is not None and not callable(partitioner):
             raise TypeError(f"partitioner must be callable, not {type(partitioner).__name__}")
@@ -151,7 +152,7 @@ class Producer:
                 "lacks messages must not be committed: use 'raise' or 'block'",
             )
         message_timeout_ms = conf.number("message.timeout.ms", 300_000)
-        block_timeout = check_timeout(block_timeout)
+        block_timeout = check_timeout(block_timeout, "block_timeout")
         if block_timeout is None and message_timeout_ms > 0:
             block_timeout = message_timeout_ms / 1000
         max_message = conf.number("message.max.bytes", 1_000_000)
@@ -186,7 +187,8 @@ class Producer:
         conf.taken()
         self._native = ffi.gc(native, lib.ka_producer_release)
         self._dispatcher = Dispatcher(native)
-        self._failures = Failures(self._native)
+        self._unread = Unread()
+        self._failures = Failures(self._native, self._unread)
         self._topic = topic
         self._default_topic = _NO_TOPIC if topic is None else self._topic_number(topic)
         _exit.watch(self)
@@ -223,7 +225,8 @@ class Producer:
         topic : str, optional
             Instead of the constructor's.
         partition : int, optional
-            Instead of the partitioner's choice.
+            Instead of the partitioner's choice. One that the topic does not have fails the message later
+            (``_UNKNOWN_PARTITION``).
         timestamp_ms : int, optional
             Milliseconds since the epoch, at least 1 (librdkafka takes 0 for "now"); by default the
             time of the call.
@@ -266,7 +269,8 @@ class Producer:
     ) -> Delivery:
         """Accept a message and return its outcome as a future.
 
-        As `send` in all else.
+        As `send` in all else. A failure in a future that is dropped unread counts as told to nobody, so
+        ``flush`` or ``stop`` raises it.
 
         Returns
         -------
@@ -274,7 +278,7 @@ class Producer:
             A `concurrent.futures.Future` of `RecordMetadata`. Dropped by ``on_full="drop_new"``: it has ended with
             QueueFull.
         """
-        delivery = Delivery()
+        delivery = Delivery(self._unread)
         self._send_record(value, key, delivery, **options)
         return delivery
 
@@ -336,6 +340,8 @@ class Producer:
         """Send a message whose outcome somebody waits for."""
         if on_delivery is not None and not callable(on_delivery):
             raise TypeError(f"on_delivery must be callable, not {type(on_delivery).__name__}")
+        if self._stopped:
+            raise state_error(lib.KA_CLOSED)
         packed = record[8]
         token = self._dispatcher.expect(
             Waiting(topic, _payload.kept(key), _payload.kept(value), packed, on_delivery, delivery)
@@ -416,8 +422,6 @@ class Producer:
                 f"send_many takes an iterable of values or records, not one {type(values_or_records).__name__}"
             )
         items = values_or_records if isinstance(values_or_records, (list, tuple)) else list(values_or_records)
-        if not items:
-            return 0
         choose = None
         if self._partitioner is not None:
             name = topic or self._topic
@@ -443,7 +447,7 @@ class Producer:
             error = self._refusal(code, batch.sizes(index))
             if isinstance(error, errors.KafkaError):
                 refused.append((index, error))
-        sizes = batch.sizes(min(batch.next_item, batch.count - 1))
+        sizes = batch.sizes(min(batch.next_item, batch.count - 1)) if batch.count else (0, 0, 0)
         error = refused[0][1] if status == lib.KA_TOO_LARGE else self._refusal(status, sizes)
         if isinstance(error, (errors.QueueFull, errors.MessageTooLarge)):
             if status == lib.KA_FULL:
@@ -696,7 +700,11 @@ class Producer:
     def commit_transaction(self, timeout: float | None = 30.0) -> None:
         """Deliver everything that was sent in the transaction, and make it visible at once.
 
-        From the call on ``send`` raises TransactionError. Waits with the GIL released.
+        From the call on ``send`` raises TransactionError. Waits with the GIL released. A message's own outcome
+        ("delivered") tells that it was written; only this call tells that it counts. A call that was left by an
+        exception goes on: another one waits for it and tells its result; until then ``begin_transaction`` and
+        ``abort_transaction`` are refused. A transaction that is open for longer than ``transaction.timeout.ms`` is
+        aborted by the broker, and this producer is fenced.
 
         Parameters
         ----------
@@ -781,8 +789,16 @@ class Producer:
         send_offsets(self._native, consumer, offsets, check_timeout(timeout))
 
     @contextmanager
-    def transaction(self) -> Iterator[None]:
+    def transaction(self, *, timeout: float | None = 30.0) -> Iterator[None]:
         """Run a block as one transaction: committed at its end, aborted when an exception leaves it.
+
+        An exception that comes during the commit itself, from a signal handler or as a retriable TransactionError,
+        leaves its outcome open: ``commit_transaction`` resumes it and tells; running the block again would not.
+
+        Parameters
+        ----------
+        timeout : float or None, default 30
+            Seconds for the commit, and for an abort; None waits without limit.
 
         Raises
         ------
@@ -793,19 +809,19 @@ class Producer:
         try:
             yield
         except BaseException:
-            self._abort_quietly()
+            self._abort_quietly(timeout)
             raise
         try:
-            self.commit_transaction()
+            self.commit_transaction(timeout)
         except errors.TransactionError as error:
             if error.requires_abort:
-                self._abort_quietly()
+                self._abort_quietly(timeout)
             raise
 
-    def _abort_quietly(self) -> None:
+    def _abort_quietly(self, timeout: float | None) -> None:
         """Abort because of an error that matters more than one of the abort."""
         try:
-            self.abort_transaction()
+            self.abort_transaction(timeout)
         except errors.KafkaError as error:
             _log.logger.error("a transaction that failed could not be aborted either: %s", error)
 
@@ -813,9 +829,10 @@ class Producer:
         """Refuse new messages, wait for the outcome of all others, and close.
 
         Releases the GIL while it waits, and ends every ``flush``, blocked ``send`` and other waiting call of
-        other threads. A transaction that is open is aborted. Once it has returned or raised an error, another
-        call does nothing; one that was interrupted by a signal, or runs in another thread, can be waited for
-        by calling it again. Inside of a delivery callback it does not wait for callbacks.
+        other threads. A transaction that is open is aborted, a commit that has begun is finished. Once it has
+        returned or raised an error, another call does nothing; one that was interrupted by a signal, or runs in
+        another thread, can be waited for by calling it again; of several at once the earliest end counts. Inside
+        of a delivery callback it does not wait for callbacks.
 
         Parameters
         ----------
@@ -831,7 +848,8 @@ class Producer:
         DeliveryError
             Messages failed that nobody had been told about. The producer is closed.
         TransactionError
-            A transaction was open; its messages are aborted. The producer is closed.
+            A transaction was open, and its messages are aborted; or a commit that had begun did not end in time,
+            and its outcome is not known. The producer is closed.
 
         Notes
         -----
@@ -850,14 +868,12 @@ class Producer:
             told = self._dispatcher.wait(left, even_closed=True)
         if self._stopped:  # by another thread, which tells
             return
-        self._stopped = True
+        self._stopped = self._unread.stopped = True
         _exit.forget(self)
         if lost < 0:
             error: errors.KafkaError = self._flush_timeout(self.metrics().outstanding, "being purged in the background")
         elif lost and lib.ka_producer_transaction(self._native) in (lib.KA_TXN_OPEN, lib.KA_TXN_ENDING):
-            error = errors.TransactionError(
-                f"stopped within a transaction: its {lost} messages are aborted", name="_STATE", code=-172
-            )
+            error = self._stopped_within(lost)
         elif lost:
             error = self._flush_timeout(lost, "purged")
         elif told != lib.KA_OK:
@@ -867,6 +883,16 @@ class Producer:
             return
         self._failures.tell()  # by this error
         raise error
+
+    def _stopped_within(self, messages: int) -> errors.TransactionError:
+        if lib.ka_producer_transaction(self._native) == lib.KA_TXN_OPEN:
+            text = f"stopped within a transaction: its {messages} messages are aborted"
+        else:
+            text = (
+                f"a transaction of {messages} messages was being ended and did not end in time: whether it was "
+                "committed is not known; the next init_transactions() of this transactional.id finishes it"
+            )
+        return errors.TransactionError(text, name="_STATE", code=-172)
 
     def failures(self) -> list[DeliveryReport]:
         """Take the messages that failed, oldest first, payload included.
@@ -958,7 +984,7 @@ class Producer:
             retriable=True,
         )
         error.outstanding = outstanding
-        error.failed = self._failures.untold()
+        error.failed = self._failures.untold() + self._dispatcher.untold_failures()
         return error
 
     def _begin_exit(self, timeout_s: float) -> None:

@@ -272,12 +272,13 @@ def test_stop_without_time_tells_every_future(one: str) -> None:
 def test_failures_that_were_told_are_not_told_again(one: str) -> None:
     reports: list[DeliveryReport] = []
     with Producer(NOBODY, one, config=SOON) as producer:
+        futures = []
         for _ in range(5):
             producer.send(b"callback", on_delivery=reports.append)
-            producer.submit(b"future")
+            futures.append(producer.submit(b"future"))
         producer.flush(20)
         assert producer.failures() == []
-        producer.submit(b"future")
+        futures.append(producer.submit(b"future"))
         for _ in range(3):
             producer.send(b"plain")
         with pytest.raises(DeliveryError) as caught:
@@ -286,6 +287,77 @@ def test_failures_that_were_told_are_not_told_again(one: str) -> None:
         assert [report.value for report in producer.failures()] == [b"plain"] * 3
         assert producer.metrics().failed == 14
     assert len(reports) == 5
+
+
+def test_failure_in_a_future_that_is_dropped_unread_is_told(one: str) -> None:
+    seen: list[object] = []
+    with Producer(NOBODY, one, config=SOON, log=False) as producer:
+        producer.submit(b"dropped")
+        producer.submit(b"watched").add_done_callback(seen.append)
+        read = producer.submit(b"read")
+        with pytest.raises(DeliveryError) as caught:
+            producer.flush(20)
+        assert caught.value.failed == 1
+        assert caught.value.report is not None
+        assert caught.value.report.value == b"dropped"
+        assert isinstance(read.exception(0), DeliveryError)
+        del read
+        assert len(seen) == 1
+        seen.clear()
+        gc.collect()
+        producer.flush()
+        assert [report.value for report in producer.failures()] == [b"dropped"]
+
+
+def test_failures_whose_callbacks_had_no_time_are_told_at_exit() -> None:
+    done = run_python(
+        f"""
+        import time
+        from kafka_async import Producer
+        producer = Producer({NOBODY!r}, "t", config={{"message.timeout.ms": 300}}, log=False)
+        producer.send(b"first", on_delivery=lambda _: time.sleep(60))
+        for _ in range(9):
+            producer.send(b"v", on_delivery=print)
+        future = producer.submit(b"w")
+        while producer.metrics().failed < 11:
+            time.sleep(0.01)
+        """
+    )
+    assert done.returncode == 0
+    assert "10 messages were lost" in done.stderr
+
+
+def test_submit_while_the_interpreter_ends_does_not_hang() -> None:
+    done = run_python(
+        f"""
+        import kafka_async
+        class Last:
+            def __init__(self):
+                self.producer = kafka_async.Producer({NOBODY!r}, "t", log=False)
+            def __del__(self):
+                try:
+                    self.producer.submit(b"v")
+                except kafka_async.ClosedError:
+                    print("closed")
+        last = Last()
+        import sys
+        sys.modules["last"] = last
+        """,
+        limit=20,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "closed" in done.stdout
+
+
+def test_coroutine_function_as_a_callback_is_told(
+    cluster: MockCluster, one: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def never_awaited(report: DeliveryReport) -> None:
+        raise AssertionError(report)
+
+    with Producer(cluster.bootstrap_servers, one) as producer:
+        producer.send(b"v", on_delivery=never_awaited)
+    assert "coroutine function" in caplog.text
 
 
 # The future as a future

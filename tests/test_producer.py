@@ -6,6 +6,7 @@ import gc
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -746,3 +747,21 @@ def test_errors_have_code_name_and_flags(one: str) -> None:
     assert (caught.value.code, caught.value.name) == (-192, "_MSG_TIMED_OUT")
     assert not caught.value.fatal
     producer.stop()
+
+
+def test_of_several_stops_the_earliest_end_counts(one: str) -> None:
+    producer = Producer(NOBODY, one, log=False)
+    producer.send(b"v")
+    with ThreadPoolExecutor(1) as pool:
+        long = pool.submit(producer.stop, 60)
+        wait_for(long.running)
+        began = time.monotonic()
+        results = []
+        for stop in (lambda: producer.stop(0.1), lambda: long.result(10)):
+            try:
+                stop()
+            except FlushTimeout as error:
+                results.append(error.outstanding)
+    assert results == [1]  # one of them tells
+    assert time.monotonic() - began < 5
+    assert producer.metrics().purged == 1

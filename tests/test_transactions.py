@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from support import NOBODY, wait_for
+from support import NOBODY, run_python, wait_for
 
 from kafka_async import (
     ClosedError,
@@ -292,6 +292,76 @@ def test_commit_that_ran_out_of_time_is_resumed(topic: str) -> None:
             producer.send(b"w")
         producer.stop()
         assert producer.metrics().delivered == 2
+
+
+def committing(cluster: MockCluster, name: str, refusals: int) -> Producer:
+    """A producer whose commit takes a tenth of a second for each refusal."""
+    producer = transactional(cluster.bootstrap_servers, name)
+    producer.init_transactions()
+    producer.begin_transaction()
+    producer.submit(b"v").result(10)
+    cluster.fail_next("EndTxn", ["COORDINATOR_LOAD_IN_PROGRESS"] * refusals)
+    return producer
+
+
+def test_stop_finishes_a_commit_that_has_begun(topic: str) -> None:
+    with MockCluster(topics={"t": 1}) as cluster:
+        producer = committing(cluster, topic, 8)
+        with pytest.raises(TransactionError):
+            producer.commit_transaction(0.1)
+        producer.stop()  # no error: it was committed
+
+
+def test_stop_says_that_a_commit_did_not_end(topic: str) -> None:
+    with MockCluster(topics={"t": 1}) as cluster:
+        producer = committing(cluster, topic, 100)
+        with pytest.raises(TransactionError):
+            producer.commit_transaction(0.1)
+        with pytest.raises(TransactionError, match="not known"):
+            producer.stop(0.2)
+
+
+def test_commit_that_an_exception_left_is_told_to_the_next_call(topic: str) -> None:
+    done = run_python(
+        f"""
+        import signal, sys
+        sys.path.insert(0, {str(__file__).rpartition("/")[0]!r})
+        from test_transactions import MockCluster, committing
+
+        class Alarm(Exception):
+            pass
+
+        def handle(*_):
+            raise Alarm
+
+        with MockCluster(topics={{"t": 1}}) as cluster:
+            producer = committing(cluster, {topic!r}, 8)
+            signal.signal(signal.SIGALRM, handle)
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
+            try:
+                producer.commit_transaction()
+            except Alarm:
+                print("left")
+            producer.commit_transaction()  # waits for the one that was left, and tells its success
+            with producer.transaction():
+                producer.send(b"w")
+            producer.stop()
+        """
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "left\n"
+
+
+def test_begin_during_a_commit_that_ran_out_of_time_is_not_retriable(topic: str) -> None:
+    with MockCluster(topics={"t": 1}) as cluster:
+        producer = committing(cluster, topic, 8)
+        with pytest.raises(TransactionError):
+            producer.commit_transaction(0.1)
+        with pytest.raises(TransactionError, match="call that one again") as caught:
+            producer.abort_transaction()
+        assert not caught.value.retriable
+        producer.commit_transaction()
+        producer.stop()
 
 
 def consumed(cluster: MockCluster, group: str, **config: object) -> Consumer:

@@ -58,9 +58,9 @@ class MockCluster:
 
     It does producing and consuming, headers, groups, and the requests of transactions, not their effect: messages
     are seen at once, aborted ones too, offsets sent to a transaction are not stored, and a second producer of
-    the same ``transactional.id`` fences nobody (`fail_next` does). It keeps about 5 MB or 100,000 batches a partition
-    and drops older ones, read or not; its first group join takes about 3 s. All methods may be called from any
-    thread.
+    the same ``transactional.id`` fences nobody (`fail_next` does). An acknowledgement tells 1234 as every record's
+    timestamp. It keeps about 5 MB or 100,000 batches a partition and drops older ones, read or not; its first group
+    join takes about 3 s. All methods may be called from any thread.
 
     Parameters
     ----------
