@@ -268,9 +268,9 @@ int32_t ka_producer_partition_count(ka_producer *p, int32_t topic);
 
 /* Transactions. Commit and abort bar new messages at once and begin when all that was accepted is with
  * librdkafka (commit) or purged (abort). One that timed out is resumed by asking again. */
-enum { KA_TXN_OFF, KA_TXN_NEW, KA_TXN_READY, KA_TXN_OPEN, KA_TXN_ENDING };
+enum { KA_TXN_OFF, KA_TXN_NEW, KA_TXN_READY, KA_TXN_OPEN, KA_TXN_ENDING, KA_TXN_UNKNOWN };
 /* KA_TXN_OFF: not transactional. KA_TXN_NEW: not initialised. KA_TXN_ENDING: being committed or
- * aborted, or that failed. KA_FORKED. */
+ * aborted, or that failed. KA_TXN_UNKNOWN: the producer closed before that ended. KA_FORKED. */
 int ka_producer_transaction(ka_producer *p);
 enum { KA_INIT = 0, KA_BEGIN = 1, KA_COMMIT = 2, KA_ABORT = 3 };
 ka_command *ka_producer_transact(ka_producer *p, int what, int64_t timeout_us);

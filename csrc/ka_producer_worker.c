@@ -86,10 +86,14 @@ static int ends_transaction(ka_producer *p)
 /* What closing took away: by purging, or with a transaction. */
 static int64_t count_lost(ka_producer *p)
 {
+    int ending = KA_TXN_ENDING, state;
     ka_producer_stats stats;
 
+    /* Final: what ends later is not told any more. */
+    atomic_compare_exchange_strong(&p->transaction, &ending, KA_TXN_UNKNOWN);
+    state = atomic_load(&p->transaction);
     kai_producer_snapshot(p, &stats);
-    if (is_open(atomic_load(&p->transaction))) /* a commit may have been quicker than the abort */
+    if (state == KA_TXN_OPEN || state == KA_TXN_UNKNOWN)
         return stats.accepted - atomic_load(&p->txn_accepted);
     return p->purged_at_ns ? stats.purged - p->purged_before : 0;
 }

@@ -120,14 +120,17 @@ static int was_done(ka_producer *p, const call *c)
 
 static void done(ka_producer *p, const call *c)
 {
+    int ending = KA_TXN_ENDING;
+
     if (c->kind == KA_BEGIN) {
         open_transaction(p);
         return;
     }
     atomic_store(&p->untold_step, c->kind);
-    /* Open, when closing: stays so, which tells that it was aborted without a word. */
-    if (!c->even_closing || atomic_load(&p->transaction) == KA_TXN_ENDING)
+    if (c->kind == KA_INIT)
         atomic_store(&p->transaction, KA_TXN_READY);
+    else /* not when closing aborts an open one without a word, nor after it has given up */
+        atomic_compare_exchange_strong(&p->transaction, &ending, KA_TXN_READY);
 }
 
 /* Returns whether it succeeded. */

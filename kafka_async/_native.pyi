@@ -77,6 +77,7 @@ class lib:
     KA_TXN_READY: int
     KA_TXN_OPEN: int
     KA_TXN_ENDING: int
+    KA_TXN_UNKNOWN: int
     KA_INIT: int
     KA_BEGIN: int
     KA_COMMIT: int

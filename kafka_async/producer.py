@@ -872,7 +872,7 @@ class Producer:
         _exit.forget(self)
         if lost < 0:
             error: errors.KafkaError = self._flush_timeout(self.metrics().outstanding, "being purged in the background")
-        elif lost and lib.ka_producer_transaction(self._native) in (lib.KA_TXN_OPEN, lib.KA_TXN_ENDING):
+        elif lost and lib.ka_producer_transaction(self._native) in (lib.KA_TXN_OPEN, lib.KA_TXN_UNKNOWN):
             error = self._stopped_within(lost)
         elif lost:
             error = self._flush_timeout(lost, "purged")

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import uuid
 from collections.abc import Iterator
 
 import pytest
 
 from kafka_async.testing import MockCluster
+
+# A runner in the background of a shell inherits an ignored SIGINT, and so would the programs that tests interrupt.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REQUIRE_BROKER = os.environ.get("KAFKA_ASYNC_REQUIRE_BROKER") == "1"
 BROKER = os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
