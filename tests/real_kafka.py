@@ -10,10 +10,12 @@ import subprocess
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from kafka_server import KafkaServer
+from support import wait_for
 
 LIMIT_S = 30
 
@@ -43,9 +45,19 @@ def running(server: KafkaServer) -> KafkaServer:
     return server
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether every thread is; they stop one after the other, and one that still runs may answer a message."""
+    try:
+        states = [task.read_text().rpartition(")")[2].split()[0] for task in Path(f"/proc/{pid}/task").glob("*/stat")]
+    except FileNotFoundError:  # one has just ended
+        return False
+    return set(states) == {"T"}
+
+
 @contextlib.contextmanager
 def frozen(server: KafkaServer) -> Iterator[None]:
     os.kill(server.pid, signal.SIGSTOP)
+    wait_for(lambda: is_stopped(server.pid))
     try:
         yield
     finally:

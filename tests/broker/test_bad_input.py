@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from kafka_server import KafkaServer
+from real_kafka import frozen
 from support import create_topic, read, reader, wait_for
 
 from kafka_async import Consumer, DeliveryError, FlushTimeout, KafkaError, Producer
@@ -50,15 +50,6 @@ def narrow(kafka: KafkaServer, topic: str) -> str:
     """A topic of one partition, which keeps the order."""
     create_topic(kafka.bootstrap_servers, topic, 1)
     return topic
-
-
-@contextlib.contextmanager
-def frozen(server: KafkaServer) -> Iterator[None]:
-    os.kill(server.pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(server.pid, signal.SIGCONT)
 
 
 def numbered(count: int, start: int = 0) -> list[bytes]:
