@@ -309,7 +309,7 @@ def test_stop_finishes_a_commit_that_has_begun(topic: str) -> None:
         producer = committing(cluster, topic, 8)
         with pytest.raises(TransactionError):
             producer.commit_transaction(0.1)
-        producer.stop()  # no error: it was committed
+        producer.stop(30)  # no error: it was committed; newer librdkafkas wait longer with each retry
 
 
 def test_stop_says_that_a_commit_did_not_end(topic: str) -> None:
