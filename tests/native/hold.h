@@ -16,6 +16,7 @@
 static _Atomic int64_t hold_ns;  /* how long the next one is held */
 static _Atomic int hold_closed;  /* those that are held stay so until it opens */
 static _Atomic int hold_holding; /* how many are held now */
+static _Atomic int hold_held;    /* how many times one was */
 
 static void hold_here(int number)
 {
@@ -28,6 +29,7 @@ static void hold_here(int number)
         syscall(SYS_nanosleep, &time, NULL); /* past the sanitizers, which are no reentrant */
     while (atomic_load(&hold_closed));
     atomic_fetch_sub(&hold_holding, 1);
+    atomic_fetch_add(&hold_held, 1);
     errno = saved;
 }
 

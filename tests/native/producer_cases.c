@@ -98,7 +98,8 @@ static void hold_sometimes(const char *name)
         hold_threads(name, &seed, 1);
 }
 
-/* Hold one thread at every moment that it may be at. */
+/* Hold one thread at every moment that it may be at. It runs for a while in between: with the next
+ * signal there already it would stand still for good, and with it whoever waits for its lock. */
 static _Atomic int holding;
 
 static void *hold_main(void *arg)
@@ -106,7 +107,10 @@ static void *hold_main(void *arg)
     uint64_t own = 7;
 
     while (atomic_load(&holding)) {
+        int held = atomic_load(&hold_held);
         hold_thread((int)(intptr_t)arg);
+        while (atomic_load(&hold_held) == held && atomic_load(&holding))
+            sched_yield();
         check_spin(check_random(&own, 40000));
     }
     return NULL;
