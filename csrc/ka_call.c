@@ -45,11 +45,11 @@ void kai_call_finish(call *c, int status, int64_t value, const ka_error *error)
     kai_wake_notify(&p->worker.wake); /* others may wait for its end */
 }
 
-/* The slice was too short. Of an init, librdkafka then passes on the broker's last answer. */
+/* The slice was too short. */
 static int is_unfinished(const call *c, int status, const ka_error *error)
 {
-    return status == KA_FAILED && (error->code == RD_KAFKA_RESP_ERR__TIMED_OUT ||
-                                   (c->kind == KA_INIT && error->retriable));
+    return status == KA_FAILED &&
+           (error->code == RD_KAFKA_RESP_ERR__TIMED_OUT || (c->until_done && error->retriable));
 }
 
 /* On the control thread. */

@@ -104,6 +104,15 @@ def test_warm_up_of_an_unknown_topic_tells(kafka: KafkaServer, topic: str) -> No
             assert time.monotonic() - began < 5.5
 
 
+def test_unknown_topic_is_told_long_before_the_time_is_over(kafka: KafkaServer, topic: str) -> None:
+    with Producer(kafka.bootstrap_servers) as producer:
+        began = time.monotonic()
+        with pytest.raises(KafkaError) as caught:
+            producer.partitions(topic, timeout=LIMIT_S)
+        assert caught.value.name == "UNKNOWN_TOPIC_OR_PART"
+        assert time.monotonic() - began < 10  # a second is for a topic that is being created
+
+
 def test_unknown_topic_is_used_when_it_appears(kafka: KafkaServer, topic: str) -> None:
     with Producer(kafka.bootstrap_servers, topic) as producer:
         for value in numbered(10):
