@@ -285,8 +285,8 @@ ka_command *ka_producer_send_offsets(ka_producer *p, ka_command *group,
                                      int64_t timeout_us);
 
 /* Begin to close: refuses new messages, and after timeout_us purges what has no outcome yet. An open
- * transaction is aborted, a commit that has begun is finished. The worker does it all; ka_wait_producer_closed() waits for it. KA_CLOSED: was
- * closing, and may do so sooner now. */
+ * transaction is aborted, a commit that has begun is finished. The worker does it all;
+ * ka_wait_producer_closed() waits for it. KA_CLOSED: was closing, and may do so sooner now. */
 int ka_producer_close(ka_producer *p, int64_t timeout_us);
 
 /* Wait until every message has its outcome and the producer is closed. Returns how many were

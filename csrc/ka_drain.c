@@ -113,23 +113,6 @@ static int64_t wall_minus_monotonic_ns(int64_t now)
     return (int64_t)wall.tv_sec * 1000000000 + wall.tv_nsec - now;
 }
 
-static uint32_t size_of(const record *r)
-{
-    return (uint32_t)(kai_part_len(r->value_len) + kai_part_len(r->key_len) + r->headers_len);
-}
-
-static void lock_eviction(ka_producer *p)
-{
-    if (p->on_full == KA_DROP_OLD)
-        pthread_mutex_lock(&p->evict_lock);
-}
-
-static void unlock_eviction(ka_producer *p)
-{
-    if (p->on_full == KA_DROP_OLD)
-        pthread_mutex_unlock(&p->evict_lock);
-}
-
 /* With KA_DROP_OLD: librdkafka has its share, and at least one message; or it gives some back, which
  * come first. */
 static int share_is_full(const ka_producer *p)
@@ -160,7 +143,7 @@ static const record *claim(ka_producer *p, uint64_t *end, int *fate, int64_t now
     uint64_t next = *end;
     const record *r;
 
-    lock_eviction(p);
+    kai_lock_eviction(p);
     r = kai_ring_next(&p->ring, &next);
     p->record_due_ns = KAI_FOREVER;
     *fate = r ? judge(p, r, next, now) : WAITS;
@@ -171,8 +154,8 @@ static const record *claim(ka_producer *p, uint64_t *end, int *fate, int64_t now
     else if (r)
         p->record_due_ns = kai_later(r->accepted_ns, p->message_timeout_ns);
     if (*fate == GIVEN)
-        kai_hold(p, size_of(r)); /* no caller evicts for room that this one takes */
-    unlock_eviction(p);
+        kai_hold(p, kai_record_bytes(r)); /* no caller evicts for room that this one takes */
+    kai_unlock_eviction(p);
     if (*fate == WAITS)
         return NULL;
     *end = next;
@@ -211,7 +194,7 @@ typedef struct {
 
 static void drain_record(ka_producer *p, const record *r, int fate, turn *t)
 {
-    origin from = {.accepted_ns = r->accepted_ns, .bytes = size_of(r), .token = r->token};
+    origin from = {.accepted_ns = r->accepted_ns, .bytes = kai_record_bytes(r), .token = r->token};
     rd_kafka_resp_err_t code;
     topic *to;
     flight *f;
@@ -243,14 +226,14 @@ static void drain_record(ka_producer *p, const record *r, int fate, turn *t)
 /* Hand the room back up to what is drained; the ring may start over. */
 static void release_ring(ka_producer *p)
 {
-    lock_eviction(p);
+    kai_lock_eviction(p);
     kai_ring_release(&p->ring, p->drained);
     p->drained = kai_ring_head(&p->ring);
     p->condemned -= p->passed; /* they take room until now */
     p->passed = 0;
     if (p->unclaimed < p->drained)
         p->unclaimed = p->drained;
-    unlock_eviction(p);
+    kai_unlock_eviction(p);
 }
 
 int kai_drain_ring(ka_producer *p)

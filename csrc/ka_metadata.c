@@ -58,13 +58,11 @@ static int run_partitions(call *c, int timeout_ms, ka_error *error)
     topic *t = kai_topic_at(p, c->topic);
     int64_t until = kai_now_ns() + (int64_t)timeout_ms * 1000000;
     const struct rd_kafka_metadata *metadata;
-    rd_kafka_topic_t *rkt = rd_kafka_topic_new(p->rk, t->name, NULL);
     rd_kafka_resp_err_t code;
 
-    if (!rkt)
+    if (!t->rkt) /* no topic can have such a name */
         return kai_err_set(error, RD_KAFKA_RESP_ERR__INVALID_ARG, NULL);
-    code = rd_kafka_metadata(p->rk, 0, rkt, &metadata, timeout_ms > 0 ? timeout_ms : 1);
-    rd_kafka_topic_destroy(rkt);
+    code = rd_kafka_metadata(p->rk, 0, t->rkt, &metadata, timeout_ms > 0 ? timeout_ms : 1);
     if (!code) {
         code = count_topic(&metadata->topics[0], t);
         if (!code && c->connect)

@@ -98,12 +98,16 @@ static void push_result(ka_producer *p, const origin *from, const kai_report *re
                                                .partition = report->partition});
 }
 
+/* Of a message that was never written anywhere. */
+static kai_report nowhere(rd_kafka_resp_err_t code)
+{
+    return (kai_report){
+        .code = code, .partition = KA_PARTITION_ANY, .offset = -1, .timestamp_ms = -1};
+}
+
 void kai_tell_evicted(ka_producer *p, const origin *from)
 {
-    static const kai_report evicted = {.code = RD_KAFKA_RESP_ERR__PURGE_QUEUE,
-                                       .partition = KA_PARTITION_ANY,
-                                       .offset = -1,
-                                       .timestamp_ms = -1};
+    kai_report evicted = nowhere(RD_KAFKA_RESP_ERR__PURGE_QUEUE);
 
     if (from->token)
         push_result(p, from, &evicted, kai_now_ns());
@@ -160,11 +164,9 @@ void kai_publish(ka_producer *p, const outcomes *o)
         /* First: a flush that finds nothing outstanding must find the failures. */
         atomic_fetch_add(&p->unreported, o->untold);
         atomic_fetch_add(&p->failed_results, o->failed - o->untold);
-        if (p->on_full == KA_DROP_OLD)
-            pthread_mutex_lock(&p->evict_lock);
+        kai_lock_eviction(p);
         kai_publish_counts(p, o);
-        if (p->on_full == KA_DROP_OLD)
-            pthread_mutex_unlock(&p->evict_lock);
+        kai_unlock_eviction(p);
         kai_wake_notify(&p->room_freed);
     }
     kai_results_announce(&p->results);
@@ -181,10 +183,7 @@ void kai_write_off(ka_producer *p)
     outcomes o = {.purged = room_messages(room),
                   .messages = (uint64_t)room_messages(room),
                   .bytes = (uint64_t)room_bytes(room)};
-    kai_report report = {.code = RD_KAFKA_RESP_ERR__PURGE_INFLIGHT,
-                         .partition = KA_PARTITION_ANY,
-                         .offset = -1,
-                         .timestamp_ms = -1};
+    kai_report report = nowhere(RD_KAFKA_RESP_ERR__PURGE_INFLIGHT);
     int64_t now = kai_now_ns();
 
     for (flight_chunk *chunk = p->chunks; chunk; chunk = chunk->next)

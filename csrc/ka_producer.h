@@ -250,6 +250,24 @@ static inline int kai_producer_is_foreign(const ka_producer *p)
     return p->process != atomic_load_explicit(&kai_process, memory_order_relaxed);
 }
 
+static inline uint32_t kai_record_bytes(const record *r)
+{
+    return (uint32_t)(kai_part_len(r->value_len) + kai_part_len(r->key_len) + r->headers_len);
+}
+
+/* Where nobody evicts, the lock costs nothing. */
+static inline void kai_lock_eviction(ka_producer *p)
+{
+    if (p->on_full == KA_DROP_OLD)
+        pthread_mutex_lock(&p->evict_lock);
+}
+
+static inline void kai_unlock_eviction(ka_producer *p)
+{
+    if (p->on_full == KA_DROP_OLD)
+        pthread_mutex_unlock(&p->evict_lock);
+}
+
 /* A time and a span, either of which may be KAI_FOREVER. */
 static inline int64_t kai_later(int64_t time_ns, int64_t span_ns)
 {

@@ -6,9 +6,9 @@ static int64_t purged_so_far(ka_producer *p)
 {
     int64_t count;
 
-    pthread_mutex_lock(&p->evict_lock); /* both change together */
+    kai_lock_eviction(p); /* both change together */
     count = atomic_load(&p->purged) - atomic_load(&p->evicted);
-    pthread_mutex_unlock(&p->evict_lock);
+    kai_unlock_eviction(p);
     return count;
 }
 

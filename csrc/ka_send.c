@@ -60,7 +60,7 @@ static int condemn_oldest(ka_producer *p)
         return 0;
     p->condemned += end - p->unclaimed;
     p->unclaimed = end;
-    o.bytes = (uint64_t)(kai_part_len(r->value_len) + kai_part_len(r->key_len) + r->headers_len);
+    o.bytes = kai_record_bytes(r);
     kai_publish_counts(p, &o);
     return 1;
 }
@@ -69,14 +69,14 @@ static int evict_and_admit(ka_producer *p, int64_t bytes)
 {
     int status;
 
-    pthread_mutex_lock(&p->evict_lock);
+    kai_lock_eviction(p);
     status = admit(p, bytes);
     /* Nothing is condemned for a message that would find no room all the same. */
     if (atomic_load(&p->held_messages) < p->queue_messages &&
         atomic_load(&p->held_bytes) + bytes <= p->queue_bytes)
         while (status == KA_FULL && condemn_oldest(p))
             status = admit(p, bytes);
-    pthread_mutex_unlock(&p->evict_lock);
+    kai_unlock_eviction(p);
     return status;
 }
 
