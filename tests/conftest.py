@@ -50,6 +50,13 @@ def topic() -> str:
 
 
 @pytest.fixture
+def one(cluster: MockCluster, topic: str) -> str:
+    """A topic of one partition."""
+    cluster.create_topic(topic, 1)
+    return topic
+
+
+@pytest.fixture
 def broker() -> str:
     assert BROKER
     return BROKER

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Literal
 
 import pytest
@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from native_calls import record_producer
 from other_client import read_log
+from shared_cluster import shared_cluster  # noqa: F401 - the fixture `cluster`
 from support import NOBODY, wait_for
 
 from kafka_async import (
@@ -44,20 +45,6 @@ KEPT = {"linger.ms": 60_000}  # librdkafka keeps what it holds, until a flush
 STABLE = settings(
     derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[MockCluster]:
-    """One for all tests here: closing one takes up to a second."""
-    with MockCluster() as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def one(cluster: MockCluster, topic: str) -> str:
-    """A topic of one partition."""
-    cluster.create_topic(topic, 1)
-    return topic
 
 
 def settle(producer: Producer, topic: str) -> None:

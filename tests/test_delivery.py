@@ -18,6 +18,7 @@ from functools import partial
 import numpy as np
 import pytest
 from other_client import read_log
+from shared_cluster import shared_cluster  # noqa: F401 - the fixture `cluster`
 from support import NOBODY, run_python, wait_for
 
 from kafka_async import ClosedError, DeliveryError, DeliveryReport, FlushTimeout, Producer, QueueFull, RecordMetadata
@@ -25,20 +26,6 @@ from kafka_async.testing import MockCluster
 
 THREAD = "kafka_async-delivery"
 SOON = {"message.timeout.ms": 100}  # librdkafka looks once a second
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[MockCluster]:
-    """One for all tests here: closing one takes up to a second."""
-    with MockCluster() as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def one(cluster: MockCluster, topic: str) -> str:
-    """A topic of one partition."""
-    cluster.create_topic(topic, 1)
-    return topic
 
 
 class Gate:

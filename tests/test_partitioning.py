@@ -7,13 +7,14 @@ import threading
 import time
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from other_client import read_log
+from shared_cluster import shared_cluster  # noqa: F401 - the fixture `cluster`
 from support import NOBODY, wait_for
 
 import kafka_async.producer
@@ -21,13 +22,6 @@ from kafka_async import ClosedError, DeliveryReport, FlushTimeout, KafkaError, P
 from kafka_async.testing import MockCluster
 
 CONNECTIONS = Path("/proc/self/net/tcp")
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[MockCluster]:
-    """One for all tests here: closing one takes up to a second."""
-    with MockCluster() as cluster:
-        yield cluster
 
 
 @pytest.fixture

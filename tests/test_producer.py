@@ -5,7 +5,7 @@ import ctypes
 import gc
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
 from typing import Any, cast
@@ -13,6 +13,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 from other_client import read_log
+from shared_cluster import shared_cluster  # noqa: F401 - the fixture `cluster`
 from support import NOBODY, read, reader, wait_for
 
 from kafka_async import (
@@ -27,20 +28,6 @@ from kafka_async import (
     _exit,
 )
 from kafka_async.testing import MockCluster
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[MockCluster]:
-    """One for all tests here: closing one takes up to a second."""
-    with MockCluster() as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def one(cluster: MockCluster, topic: str) -> str:
-    """A topic of one partition."""
-    cluster.create_topic(topic, 1)
-    return topic
 
 
 def test_every_part_of_a_record_arrives(cluster: MockCluster, topic: str) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from native_calls import record_producer
 from other_client import read_log
+from shared_cluster import shared_cluster  # noqa: F401 - the fixture `cluster`
 from support import NOBODY, read, reader, wait_for
 
 from kafka_async import (
@@ -25,20 +26,6 @@ from kafka_async import (
     Record,
 )
 from kafka_async.testing import MockCluster
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[MockCluster]:
-    """One for all tests here: closing one takes up to a second."""
-    with MockCluster() as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def one(cluster: MockCluster, topic: str) -> str:
-    """A topic of one partition."""
-    cluster.create_topic(topic, 1)
-    return topic
 
 
 def log_values(cluster: MockCluster, topic: str) -> list[bytes | None]:
