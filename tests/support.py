@@ -12,7 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kafka_async import Consumer, Message, Producer
+import pytest
+
+from kafka_async import Consumer, FlushTimeout, Message, Producer
 
 CONTRACT = Path(__file__).parents[1] / "csrc" / "ka_api.h"
 NOBODY = "127.0.0.1:1"  # nothing listens there
@@ -60,6 +62,12 @@ def send_all(servers: str, topic: str, values: list[bytes], **options: Any) -> N
     with Producer(servers, topic, on_full="block") as producer:
         for value in values:
             producer.send(value, **options)
+
+
+def end(producer: Producer) -> None:
+    """Stop a producer that has messages and nobody to send them to."""
+    with pytest.raises(FlushTimeout):
+        producer.stop(0)
 
 
 def run_python(

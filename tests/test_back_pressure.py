@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from native_calls import record_producer
 from other_client import read_log
 from shared_cluster import shared_cluster  # noqa: F401 - the fixture `cluster`
-from support import NOBODY, wait_for
+from support import NOBODY, end, wait_for
 
 from kafka_async import (
     ClosedError,
@@ -51,12 +51,6 @@ def settle(producer: Producer, topic: str) -> None:
     """Wait until the worker has looked at everything that was sent, and has given away what it may."""
     for _ in range(3):  # an answer comes from the worker, which looks at the queue between two of them
         producer.partitions(topic, 20)
-
-
-def end(producer: Producer) -> None:
-    """Stop one that has nobody to send to."""
-    with pytest.raises(FlushTimeout):
-        producer.stop(0)
 
 
 def is_full(delivery: Delivery) -> bool:

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from other_client import read_log
 from shared_cluster import shared_cluster  # noqa: F401 - the fixture `cluster`
-from support import NOBODY, run_python, wait_for
+from support import NOBODY, end, run_python, wait_for
 
 from kafka_async import ClosedError, DeliveryError, DeliveryReport, FlushTimeout, Producer, QueueFull, RecordMetadata
 from kafka_async.testing import MockCluster
@@ -46,12 +46,6 @@ def gate() -> Iterator[Gate]:
     gate = Gate()
     yield gate
     gate.opened.set()
-
-
-def end(producer: Producer) -> None:
-    """Stop one that has nobody to send to."""
-    with pytest.raises(FlushTimeout):
-        producer.stop(0)
 
 
 class Running:

@@ -13,12 +13,11 @@ import pytest
 from native_calls import record_producer
 from other_client import read_log
 from shared_cluster import shared_cluster  # noqa: F401 - the fixture `cluster`
-from support import NOBODY, read, reader, wait_for
+from support import NOBODY, end, read, reader, wait_for
 
 from kafka_async import (
     ClosedError,
     DeliveryReport,
-    FlushTimeout,
     KafkaError,
     MessageTooLarge,
     Producer,
@@ -30,12 +29,6 @@ from kafka_async.testing import MockCluster
 
 def log_values(cluster: MockCluster, topic: str) -> list[bytes | None]:
     return [record.value for record in read_log(cluster.bootstrap_servers, topic)]
-
-
-def end(producer: Producer) -> None:
-    """Stop one that has nobody to send to."""
-    with pytest.raises(FlushTimeout):
-        producer.stop(0)
 
 
 # What arrives
