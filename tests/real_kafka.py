@@ -1,4 +1,4 @@
-"""A Kafka of a test's own, to be frozen and killed, and what clients that nobody here wrote read from a log."""
+"""A Kafka of a test's own, to be frozen and killed, and kcat."""
 
 from __future__ import annotations
 
@@ -7,11 +7,8 @@ import os
 import shutil
 import signal
 import subprocess
-import time
-from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 from kafka_server import KafkaServer
@@ -62,57 +59,6 @@ def frozen(server: KafkaServer) -> Iterator[None]:
         yield
     finally:
         os.kill(server.pid, signal.SIGCONT)
-
-
-class Row(NamedTuple):
-    """A record as confluent-kafka reads it."""
-
-    partition: int
-    offset: int
-    key: bytes | None
-    value: bytes | None
-    headers: list[tuple[str, bytes | None]]
-    timestamp_ms: int
-
-
-def read_log(servers: str, topic: str, *, isolation: str = "read_uncommitted", limit: float = LIMIT_S) -> list[Row]:
-    """All records of a topic up to the ends of its partitions, by confluent-kafka: by partition, then by offset.
-
-    A reader of committed records alone ends where a transaction is open.
-    """
-    from confluent_kafka import Consumer, KafkaError, TopicPartition
-
-    config = {"group.id": "unused", "enable.partition.eof": True, "isolation.level": isolation}
-    consumer = Consumer({"bootstrap.servers": servers, **config})
-    try:
-        partitions = consumer.list_topics(topic, limit).topics[topic].partitions
-        consumer.assign([TopicPartition(topic, number, 0) for number in partitions])
-        rows: dict[int, list[Row]] = defaultdict(list)
-        open_ones = set(partitions)
-        deadline = time.monotonic() + limit
-        while open_ones:
-            assert time.monotonic() < deadline, f"no end of {topic}{sorted(open_ones)} within {limit} s"
-            for message in consumer.consume(10_000, 0.1):
-                number = message.partition()
-                assert number is not None
-                if (error := message.error()) is not None:
-                    assert error.code() == KafkaError._PARTITION_EOF, error
-                    open_ones.discard(number)
-                else:
-                    rows[number].append(_row(message))
-    finally:
-        consumer.close()
-    return [row for number in sorted(rows) for row in rows[number]]
-
-
-def _row(message: Any) -> Row:
-    headers = list(message.headers() or [])
-    return Row(message.partition(), message.offset(), message.key(), message.value(), headers, message.timestamp()[1])
-
-
-def values(servers: str, topic: str, *, isolation: str = "read_uncommitted") -> list[bytes | None]:
-    """The same, values alone."""
-    return [row.value for row in read_log(servers, topic, isolation=isolation)]
 
 
 def kcat(*arguments: str, limit: float = LIMIT_S) -> bytes:

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from native_calls import record_producer
-from other_client import read_log
+from other_client import log_values, read_log
 from shared_cluster import shared_cluster  # noqa: F401 - the fixture `cluster`
 from support import NOBODY, end, wait_for
 
@@ -60,10 +60,6 @@ def is_full(delivery: Delivery) -> bool:
 
 def name_of(error: KafkaError | None) -> str | None:
     return error.name if error else None
-
-
-def log_values(cluster: MockCluster, topic: str) -> list[bytes | None]:
-    return [record.value for record in read_log(cluster.bootstrap_servers, topic)]
 
 
 # drop_new
@@ -119,7 +115,9 @@ def test_drop_new_has_room_again_after_an_outcome(cluster: MockCluster, one: str
         producer.flush(20)
         for number in range(15):
             producer.send(b"b%d" % number)
-    assert log_values(cluster, one) == [b"%c%d" % (letter, number) for letter in b"ab" for number in range(10)]
+    assert log_values(cluster.bootstrap_servers, one) == [
+        b"%c%d" % (letter, number) for letter in b"ab" for number in range(10)
+    ]
     assert producer.metrics().dropped == 11
 
 
@@ -162,7 +160,7 @@ def test_drop_old_keeps_the_newest_and_what_librdkafka_holds(cluster: MockCluste
     metrics = producer.metrics()
     assert (metrics.accepted, metrics.purged, metrics.dropped, metrics.outstanding) == (100, 92, 92, 8)
     producer.stop(20)
-    assert log_values(cluster, one) == [b"%d" % number for number in (0, 1, *range(94, 100))]
+    assert log_values(cluster.bootstrap_servers, one) == [b"%d" % number for number in (0, 1, *range(94, 100))]
     assert producer.metrics().delivered == 8
 
 
@@ -183,7 +181,7 @@ def test_drop_old_evicts_for_bytes_no_more_than_it_must(cluster: MockCluster, on
     metrics = producer.metrics()
     assert (metrics.accepted, metrics.dropped) == (16, 16 - 1 - len(queued))
     producer.stop(20)
-    assert log_values(cluster, one) == [held, *queued]
+    assert log_values(cluster.bootstrap_servers, one) == [held, *queued]
 
 
 def test_message_that_finds_no_room_all_the_same_evicts_nothing(cluster: MockCluster, one: str) -> None:
@@ -200,7 +198,7 @@ def test_message_that_finds_no_room_all_the_same_evicts_nothing(cluster: MockClu
     metrics = producer.metrics()
     assert (metrics.accepted, metrics.purged, metrics.dropped, metrics.outstanding_bytes) == (3, 1, 3, 1000)
     producer.stop(20)
-    assert log_values(cluster, one) == [b"h" * 600, b"x" * 400]
+    assert log_values(cluster.bootstrap_servers, one) == [b"h" * 600, b"x" * 400]
     assert called == []
 
 
@@ -213,7 +211,7 @@ def test_drop_old_with_all_of_it_held_drops_the_new_one(cluster: MockCluster, on
         assert producer.send_many([b"dropped"]) == 0
         metrics = producer.metrics()
         assert (metrics.accepted, metrics.purged, metrics.dropped) == (1, 0, 3)
-    assert log_values(cluster, one) == [b"held"]
+    assert log_values(cluster.bootstrap_servers, one) == [b"held"]
 
 
 def test_flush_waits_for_what_was_evicted_to_be_told(cluster: MockCluster, one: str) -> None:
@@ -226,7 +224,7 @@ def test_flush_waits_for_what_was_evicted_to_be_told(cluster: MockCluster, one: 
             producer.flush(20)
             assert len(reports) == sent
     told = Counter(name_of(report.error) for report in reports)
-    assert told[None] == len(log_values(cluster, one)) == producer.metrics().delivered
+    assert told[None] == len(log_values(cluster.bootstrap_servers, one)) == producer.metrics().delivered
     assert told["_PURGE_QUEUE"] == producer.metrics().purged
 
 
@@ -356,7 +354,9 @@ def test_block_waits_for_room_in_bytes(cluster: MockCluster, one: str) -> None:
         for number in range(200):
             producer.send(b"%03d" % number + b"v" * (number % 97), b"" if number % 2 else None)
             assert producer.metrics().outstanding_bytes <= 100
-    assert log_values(cluster, one) == [b"%03d" % number + b"v" * (number % 97) for number in range(200)]
+    assert log_values(cluster.bootstrap_servers, one) == [
+        b"%03d" % number + b"v" * (number % 97) for number in range(200)
+    ]
 
 
 def test_block_with_results_waits_for_room(cluster: MockCluster, one: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from other_client import read_log
+from other_client import log_values, read_log
 from shared_cluster import shared_cluster  # noqa: F401 - the fixture `cluster`
 from support import NOBODY, end, read, reader, wait_for
 
@@ -146,7 +146,7 @@ def test_headers_count_for_the_largest_message(cluster: MockCluster, one: str) -
         with pytest.raises(MessageTooLarge):
             producer.send(b"v", headers=[(f"name-{number}", b"x" * 100) for number in range(10_000)])
         producer.send(b"fits", headers=[("h", b"x" * 900_000)])
-    assert [record.value for record in read_log(cluster.bootstrap_servers, one)] == [b"fits"]
+    assert log_values(cluster.bootstrap_servers, one) == [b"fits"]
 
 
 @pytest.mark.parametrize("stamp", [1, 2**31, 2**53 + 1, 2**62, 2**63 - 1])

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from native_calls import record_producer
-from other_client import read_log
+from other_client import log_values, read_log
 from shared_cluster import shared_cluster  # noqa: F401 - the fixture `cluster`
 from support import NOBODY, end, read, reader, wait_for
 
@@ -25,11 +25,6 @@ from kafka_async import (
     Record,
 )
 from kafka_async.testing import MockCluster
-
-
-def log_values(cluster: MockCluster, topic: str) -> list[bytes | None]:
-    return [record.value for record in read_log(cluster.bootstrap_servers, topic)]
-
 
 # What arrives
 
@@ -91,7 +86,7 @@ def test_order_is_kept_across_batches_and_sends(cluster: MockCluster, one: str) 
             producer.send_many([b"%d" % number for number in range(first, first + 50)])
             producer.send_many([Record(b"%d" % number) for number in range(first + 50, first + 99)])
             producer.send(b"%d" % (first + 99))
-    assert log_values(cluster, one) == [b"%d" % number for number in range(5000)]
+    assert log_values(cluster.bootstrap_servers, one) == [b"%d" % number for number in range(5000)]
 
 
 def test_items_are_copied_before_it_returns(cluster: MockCluster, one: str) -> None:
@@ -100,14 +95,14 @@ def test_items_are_copied_before_it_returns(cluster: MockCluster, one: str) -> N
         producer.send_many(items)
         items[0][:] = items[1].value[:] = b"after!"
         items.clear()
-    assert log_values(cluster, one) == [b"before"] * 2
+    assert log_values(cluster.bootstrap_servers, one) == [b"before"] * 2
 
 
 def test_topic_of_the_call_is_taken(cluster: MockCluster, topic: str) -> None:
     cluster.create_topic(topic, 1)
     with Producer(cluster.bootstrap_servers, "another") as producer:
         assert producer.send_many([b"v", Record(b"w")], topic=topic) == 2
-    assert log_values(cluster, topic) == [b"v", b"w"]
+    assert log_values(cluster.bootstrap_servers, topic) == [b"v", b"w"]
     with Producer(NOBODY) as producer, pytest.raises(ValueError, match="no topic"):
         producer.send_many([b"v"])
 
@@ -117,7 +112,7 @@ def test_any_iterable_of_items_is_taken(cluster: MockCluster, one: str, make: Ca
     items = [b"%d" % number for number in range(100)]
     with Producer(cluster.bootstrap_servers, one) as producer:
         assert producer.send_many(make(items)) == 100
-    assert log_values(cluster, one) == items
+    assert log_values(cluster.bootstrap_servers, one) == items
 
 
 def test_rows_of_an_array_are_items(cluster: MockCluster, one: str) -> None:
@@ -125,7 +120,11 @@ def test_rows_of_an_array_are_items(cluster: MockCluster, one: str) -> None:
     with Producer(cluster.bootstrap_servers, one) as producer:
         assert producer.send_many(rows) == 3
         assert producer.send_many([rows, Record(rows)]) == 2
-    assert log_values(cluster, one) == [*(row.tobytes() for row in rows), rows.tobytes(), rows.tobytes()]
+    assert log_values(cluster.bootstrap_servers, one) == [
+        *(row.tobytes() for row in rows),
+        rows.tobytes(),
+        rows.tobytes(),
+    ]
 
 
 @pytest.mark.parametrize("empty", [[], (), iter([])])
@@ -176,7 +175,7 @@ def test_message_too_large_is_refused_alone(cluster: MockCluster, one: str) -> N
         with pytest.raises(MessageTooLarge) as caught:
             producer.send_many([large])
         assert (caught.value.accepted, len(caught.value.errors)) == (0, 1)
-    assert log_values(cluster, one) == [b"0", b"2", b"4"]
+    assert log_values(cluster.bootstrap_servers, one) == [b"0", b"2", b"4"]
 
 
 def test_queue_full_tells_which_were_accepted(one: str) -> None:
@@ -224,7 +223,7 @@ def test_sending_the_rest_again_gives_the_exact_sequence(cluster: MockCluster, o
                 rest = rest[error.accepted :]
                 wait_for(lambda: producer.metrics().outstanding < 100)
     assert refusals > 0
-    assert log_values(cluster, one) == values
+    assert log_values(cluster.bootstrap_servers, one) == values
 
 
 @pytest.mark.parametrize(
@@ -300,7 +299,7 @@ def test_drop_new_returns_how_many_were_accepted(cluster: MockCluster, one: str)
         assert producer.send_many([b"v"]) == 0
         metrics = producer.metrics()
         assert (metrics.accepted, metrics.dropped) == (10, 16)
-    assert log_values(cluster, one) == [b"%d" % number for number in range(10)]
+    assert log_values(cluster.bootstrap_servers, one) == [b"%d" % number for number in range(10)]
 
 
 def test_drop_new_looks_at_each_item(one: str) -> None:
@@ -322,7 +321,7 @@ def test_drop_old_accepts_all_and_keeps_the_newest(cluster: MockCluster, one: st
         assert producer.send_many([b"%d" % number for number in range(1000)]) == 1000
         metrics = producer.metrics()
         assert (metrics.accepted, metrics.dropped, metrics.purged, metrics.outstanding) == (1000, 992, 992, 8)
-    got = [int(value or b"") for value in log_values(cluster, one)]
+    got = [int(value or b"") for value in log_values(cluster.bootstrap_servers, one)]
     assert len(got) == 8
     assert got == sorted(got)
     assert got[-6:] == list(range(994, 1000))  # librdkafka may have held up to two others
@@ -347,7 +346,7 @@ def test_block_sends_all_through_a_small_queue(cluster: MockCluster, one: str, r
             done.set()
             watcher.join()
     assert max(bounds) <= 10
-    assert log_values(cluster, one) == values
+    assert log_values(cluster.bootstrap_servers, one) == values
 
 
 def test_block_gives_up_and_tells_how_far_it_came(one: str) -> None:
@@ -401,7 +400,7 @@ def test_stop_of_another_thread_ends_it_and_nothing_accepted_is_lost(
     sender.join(20)
     assert not sender.is_alive()
     assert len(errors) == 1
-    assert accepted == len(log_values(cluster, one)) == producer.metrics().delivered
+    assert accepted == len(log_values(cluster.bootstrap_servers, one)) == producer.metrics().delivered
     with pytest.raises(ClosedError) as caught:
         producer.send_many([b"v"])
     assert caught.value.accepted == 0

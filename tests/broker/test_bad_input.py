@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from kafka_server import KafkaServer
+from other_client import log_values
 from real_kafka import frozen
 from support import create_topic, read, reader, wait_for
 
@@ -56,23 +57,6 @@ def numbered(count: int, start: int = 0) -> list[bytes]:
     return [b"%d" % number for number in range(start, start + count)]
 
 
-def read_independently(servers: str, topic: str) -> list[bytes]:
-    """All values of partition 0, by another library."""
-    from confluent_kafka import Consumer, TopicPartition
-
-    consumer = Consumer({"bootstrap.servers": servers, "group.id": "unused", "enable.partition.eof": True})
-    consumer.assign([TopicPartition(topic, 0, 0)])
-    values: list[bytes] = []
-    deadline = time.monotonic() + LIMIT_S
-    while True:
-        assert time.monotonic() < deadline, f"no end after {len(values)} messages"
-        for message in consumer.consume(10_000, 0.1):
-            if message.error():
-                consumer.close()
-                return values
-            values.append(message.value() or b"")
-
-
 def test_unknown_topic_fails_its_messages_alone(kafka: KafkaServer, narrow: str) -> None:
     config = {"topic.metadata.propagation.max.ms": 500, "message.timeout.ms": 20_000}
     with Producer(kafka.bootstrap_servers, narrow, config=config) as producer:
@@ -91,7 +75,7 @@ def test_unknown_topic_fails_its_messages_alone(kafka: KafkaServer, narrow: str)
         ] * 10
         assert producer.metrics().delivered == 10
         producer.send(b"10")
-    assert read_independently(kafka.bootstrap_servers, narrow) == numbered(11)
+    assert log_values(kafka.bootstrap_servers, narrow) == numbered(11)
 
 
 def test_warm_up_of_an_unknown_topic_tells(kafka: KafkaServer, topic: str) -> None:
@@ -122,7 +106,7 @@ def test_unknown_topic_is_used_when_it_appears(kafka: KafkaServer, topic: str) -
         assert caught.value.outstanding == 10
         create_topic(kafka.bootstrap_servers, topic, 1)
         producer.flush(LIMIT_S)
-    assert read_independently(kafka.bootstrap_servers, topic) == numbered(10)
+    assert log_values(kafka.bootstrap_servers, topic) == numbered(10)
 
 
 def test_message_too_large_for_the_broker_fails_alone(kafka: KafkaServer, narrow: str) -> None:
@@ -140,7 +124,7 @@ def test_message_too_large_for_the_broker_fails_alone(kafka: KafkaServer, narrow
         assert len(report.value or b"") == BROKER_LIMIT + 1
         assert producer.metrics().delivered == 2
         producer.send(b"2")
-    assert read_independently(kafka.bootstrap_servers, narrow) == numbered(3)
+    assert log_values(kafka.bootstrap_servers, narrow) == numbered(3)
 
 
 def test_flush_ends_on_time_while_the_broker_hangs(kafka: KafkaServer, narrow: str) -> None:
@@ -157,7 +141,7 @@ def test_flush_ends_on_time_while_the_broker_hangs(kafka: KafkaServer, narrow: s
             assert caught.value.outstanding == 99
             assert producer.metrics().delivered == 1
         producer.flush(LIMIT_S)
-    assert read_independently(kafka.bootstrap_servers, narrow) == numbered(100)
+    assert log_values(kafka.bootstrap_servers, narrow) == numbered(100)
 
 
 def test_stop_ends_on_time_while_the_broker_hangs(kafka: KafkaServer, narrow: str) -> None:
@@ -215,7 +199,7 @@ def test_clients_survive_a_kill_without_loss_or_repetition(kafka: KafkaServer, n
             assert [message.value for message in job.result(LIMIT_S)] == numbered(count)
         for consumer in (alone, member):
             assert consumer.poll_message(0.5) is None
-    assert read_independently(servers, narrow) == numbered(count)
+    assert log_values(servers, narrow) == numbered(count)
 
 
 def test_messages_fail_on_time_when_the_broker_is_gone(kafka: KafkaServer, narrow: str) -> None:

@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from kafka_server import KafkaServer
-from real_kafka import Row, frozen, own_broker, read_log
+from other_client import Row, read_log
+from real_kafka import frozen, own_broker
 from support import create_topic, wait_for
 
 from kafka_async import Delivery, DeliveryReport, Producer

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from real_kafka import kcat, read_log, values
+from other_client import log_values, read_log
+from real_kafka import kcat
 from support import create_topic
 
 from kafka_async import DeliveryError, DeliveryReport, MessageTooLarge, Producer, Record
@@ -70,7 +71,7 @@ def test_record_too_large_for_the_broker_fails_alone(broker: str, narrow: str) -
         assert len(error.report.value or b"") == BROKER_LIMIT + 1
         assert producer.metrics().failed == 1
         producer.send(b"2")
-    assert values(broker, narrow) == [b"0", b"1", b"2"]
+    assert log_values(broker, narrow) == [b"0", b"1", b"2"]
 
 
 def test_record_too_large_for_the_topic_fails_alone(broker: str, topic: str) -> None:
@@ -83,7 +84,7 @@ def test_record_too_large_for_the_topic_fails_alone(broker: str, topic: str) -> 
         assert isinstance(error, DeliveryError)
         assert (error.name, error.code) == ("MSG_SIZE_TOO_LARGE", 10)
         assert [delivery.result(0).offset for delivery in deliveries[::2]] == [0, 1]
-    assert values(broker, topic) == [b"0", b"1"]
+    assert log_values(broker, topic) == [b"0", b"1"]
 
 
 def test_largest_record_that_is_accepted_arrives(broker: str, narrow: str) -> None:
@@ -149,7 +150,7 @@ def test_refused_arguments_affect_no_other_message(broker: str, narrow: str) -> 
             producer.send_many([Record(b"fine"), Record(b"refused", timestamp_ms=-1)])
         producer.flush(LIMIT_S)
         assert producer.metrics().accepted == 8
-    assert values(broker, narrow) == [b"%d" % number for number in range(8)]
+    assert log_values(broker, narrow) == [b"%d" % number for number in range(8)]
 
 
 def test_kcat_reads_what_each_way_of_sending_sent(broker: str, topic: str) -> None:

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 from kafka_server import KafkaServer
-from real_kafka import frozen, kcat, own_broker, read_log, running
+from other_client import log_values, read_log
+from real_kafka import frozen, kcat, own_broker, running
 from support import create_topic, wait_for
 
 from kafka_async import DeliveryError, KafkaError, Producer, TransactionError
@@ -83,11 +84,11 @@ def send_persistently(producer: Producer, value: bytes) -> None:
 
 
 def committed(servers: str, topic: str) -> list[bytes | None]:
-    return [row.value for row in read_log(servers, topic, isolation="read_committed")]
+    return log_values(servers, topic, isolation="read_committed")
 
 
 def written(servers: str, topic: str) -> list[bytes | None]:
-    return [row.value for row in read_log(servers, topic, isolation="read_uncommitted")]
+    return log_values(servers, topic, isolation="read_uncommitted")
 
 
 def by_kcat(servers: str, topic: str, isolation: str) -> list[bytes]:

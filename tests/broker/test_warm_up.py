@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from real_kafka import read_log
+from other_client import log_values, read_log
 from support import create_topic, wait_for
 
 from kafka_async import Producer
@@ -154,4 +154,4 @@ def test_without_acknowledgements_there_is_no_offset(broker: str, topic: str) ->
     assert (metadata.topic, metadata.partition, metadata.offset) == (topic, 0, None)
     (report,) = reports
     assert (report.partition, report.offset, report.error) == (0, None, None)
-    wait_for(lambda: [row.value for row in read_log(broker, topic)] == [b"0", b"1"], LIMIT_S)
+    wait_for(lambda: log_values(broker, topic) == [b"0", b"1"], LIMIT_S)
