@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -12,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from kafka_server import KafkaServer
 from other_client import log_values
-from real_kafka import frozen
+from real_kafka import frozen, own_broker, running
 from support import create_topic, read, reader, wait_for
 
 from kafka_async import Consumer, DeliveryError, FlushTimeout, KafkaError, Producer
@@ -25,25 +23,13 @@ BROKER_LIMIT = 1_048_588  # Kafka's default of message.max.bytes
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[KafkaServer]:
-    """A broker of our own, which may be killed."""
-    if "KAFKA_ASYNC_KAFKA_LIBS" not in os.environ:
-        pytest.skip("the broker in use does not run from jars")
-    properties = {
-        "auto.create.topics.enable": "false",
-        # After a kill the controller waits for the old broker's session to end.
-        "broker.session.timeout.ms": "2000",
-        "broker.heartbeat.interval.ms": "500",
-    }
-    with KafkaServer(properties=properties) as server:
+    with own_broker() as server:
         yield server
 
 
 @pytest.fixture
 def kafka(server: KafkaServer) -> KafkaServer:
-    """The same, running whatever the last test did to it."""
-    with contextlib.suppress(RuntimeError):  # it runs already
-        server.start()
-    return server
+    return running(server)
 
 
 @pytest.fixture
