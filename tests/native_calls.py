@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -29,11 +30,16 @@ class Recorder:
         return call
 
 
-def record_producer(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """Count what producers call from now on."""
+def record(monkeypatch: pytest.MonkeyPatch, *modules: ModuleType) -> Counter[str]:
+    """Count what these modules call from now on, and what producers send."""
     recorder = Recorder()
-    for module in (kafka_async.producer, kafka_async._batch, kafka_async._delivery):
+    for module in modules:
         monkeypatch.setattr(module, "lib", recorder)
     for name in ("send", "send_record"):
         monkeypatch.setattr(kafka_async.producer, f"_{name}", getattr(recorder, f"ka_producer_{name}"))
     return recorder.called
+
+
+def record_producer(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Count what producers call from now on."""
+    return record(monkeypatch, kafka_async.producer, kafka_async._batch, kafka_async._delivery)

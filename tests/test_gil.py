@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from native_calls import record
 from support import CONTRACT, read, reader, wait_for
 
 import kafka_async._block
@@ -244,34 +245,12 @@ def test_every_native_function_is_called_here(objects: Objects) -> None:
     assert sorted(objects.arguments()) == sorted(LEAVES + WAITS)
 
 
-class Recorder:
-    """Stands for `lib` and notes which functions are called."""
-
-    def __init__(self) -> None:
-        self.called: set[str] = set()
-
-    def __getattr__(self, name: str) -> Any:
-        function = getattr(lib, name)
-        if not callable(function):
-            return function
-
-        def call(*args: Any) -> Any:
-            self.called.add(name)
-            return function(*args)
-
-        return call
-
-
 def test_facade_crosses_by_leaves_alone(objects: Objects, monkeypatch: pytest.MonkeyPatch) -> None:
     producer, consumer = objects.producer, objects.consumer
     for _ in range(1000):
         producer.send(b"v")
     wait_for(lambda: consumer.metrics().prefetched > 500)
-    recorder = Recorder()
-    for module in (kafka_async.producer, kafka_async.consumer, kafka_async._block):
-        monkeypatch.setattr(module, "lib", recorder)
-    monkeypatch.setattr(kafka_async.producer, "_send", recorder.ka_producer_send)
-    monkeypatch.setattr(kafka_async.producer, "_send_record", recorder.ka_producer_send_record)
+    called = record(monkeypatch, kafka_async.producer, kafka_async.consumer, kafka_async._block)
     producer.send(b"value")
     producer.send("v", "k", topic="t", partition=0, timestamp_ms=1, headers={"a": "b"})
     producer.metrics()
@@ -280,7 +259,7 @@ def test_facade_crosses_by_leaves_alone(objects: Objects, monkeypatch: pytest.Mo
         assert consumer.poll_message() is not None
     consumer.metrics()
     consumer.assignment()
-    assert {"ka_producer_send", "ka_producer_send_record", "ka_consumer_take"} <= recorder.called <= set(LEAVES)
+    assert {"ka_producer_send", "ka_producer_send_record", "ka_consumer_take"} <= set(called) <= set(LEAVES)
     while consumer.poll_message(0.01) is not None:
         pass
-    assert "ka_wait_consumer_ready" in recorder.called
+    assert "ka_wait_consumer_ready" in called
