@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from kafka_async import errors
 from kafka_async._native import ffi, lib
 from kafka_async._refusal import state_error
-from kafka_async._wait import answer, micros
+from kafka_async._wait import Deadline, answer, micros
 from kafka_async.message import TopicPartition, check_partition
 
 if TYPE_CHECKING:
@@ -65,7 +64,7 @@ def send_offsets(
     """
     name = "send_offsets_to_transaction"
     _check_transactional(native, name)
-    deadline = None if timeout is None else time.monotonic() + timeout
+    deadline = Deadline(timeout)
     if offsets is None:
         offsets = [item for item in consumer.assignment() if item.offset is not None]
     items = [_progress(item) for item in offsets]
@@ -76,7 +75,7 @@ def send_offsets(
     array = ffi.new(
         "ka_partition[]", [(name, item.partition, item.offset) for name, item in zip(names, items, strict=True)]
     )
-    left = None if deadline is None else max(0.0, deadline - time.monotonic())
+    left = deadline.left()
     _finish(name, lib.ka_producer_send_offsets(native, group, array, len(items), micros(left)), left)
 
 

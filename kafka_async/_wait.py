@@ -62,6 +62,31 @@ def micros(timeout: float | None) -> int:
     return -1 if timeout is None else math.ceil(timeout * 1e6)
 
 
+class Deadline:
+    """The end of the time that several steps share.
+
+    Parameters
+    ----------
+    timeout : float or None
+        Seconds from now; None: there is no end.
+    """
+
+    __slots__ = ("_end",)
+
+    def __init__(self, timeout: float | None) -> None:
+        self._end = None if timeout is None else time.monotonic() + timeout
+
+    def left(self) -> float | None:
+        """Tell how much time is left.
+
+        Returns
+        -------
+        float or None
+            Seconds, 0 when it is over; None without an end.
+        """
+        return None if self._end is None else max(0.0, self._end - time.monotonic())
+
+
 def wait(call: Callable[[int], int], timeout: float | None) -> int:
     """Wait with a native call until it answers or the time is over.
 
@@ -79,7 +104,7 @@ def wait(call: Callable[[int], int], timeout: float | None) -> int:
     int
         The answer, or KA_TIMEOUT.
     """
-    deadline = None if timeout is None else time.monotonic() + timeout
+    deadline = Deadline(timeout)
     sliced = threading.current_thread() is threading.main_thread()
     left = timeout
     while True:
@@ -87,10 +112,9 @@ def wait(call: Callable[[int], int], timeout: float | None) -> int:
         status = call(micros(left if last else _SLICE_S))
         if status not in (lib.KA_TIMEOUT, lib.KA_INTERRUPTED):
             return status
-        if deadline is not None:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return lib.KA_TIMEOUT
+        left = deadline.left()
+        if left == 0:
+            return lib.KA_TIMEOUT
 
 
 def answer(command: ffi.CData, timeout: float | None, error: ffi.CData) -> tuple[int, int]:

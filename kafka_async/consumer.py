@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 
@@ -11,7 +10,7 @@ from kafka_async import _exit, _log, errors
 from kafka_async._block import BlockReader
 from kafka_async._idle import Idle, native_idle
 from kafka_async._native import ffi, lib
-from kafka_async._wait import answer, check_timeout, wait
+from kafka_async._wait import Deadline, answer, check_timeout, wait
 from kafka_async.config import Config, Value, config_error, native_error
 from kafka_async.message import Message, TopicPartition, check_partition, native_offset
 from kafka_async.metrics import ConsumerMetrics, latency_summary
@@ -175,7 +174,7 @@ class Consumer:
     def _fill(self, timeout: float | None) -> bool:
         """Take the next block, waiting for it. False: none came in time."""
         self._poller = threading.get_ident()
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline: Deadline | None = None  # a block that is there needs no clock
         while True:
             self._generation = self._shared[1]
             self._rows = iter(())
@@ -186,8 +185,8 @@ class Consumer:
                 return True
             if count < 0:
                 raise self._poll_error(count)
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            status = wait(lambda timeout_us: lib.ka_wait_consumer_ready(self._native, timeout_us), left)
+            deadline = deadline or Deadline(timeout)
+            status = wait(lambda timeout_us: lib.ka_wait_consumer_ready(self._native, timeout_us), deadline.left())
             if status == lib.KA_TIMEOUT:
                 return False
             if status != lib.KA_OK:

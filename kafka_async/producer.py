@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
@@ -16,7 +15,7 @@ from kafka_async._idle import Idle, native_idle
 from kafka_async._native import ffi, lib
 from kafka_async._refusal import Limits, no_topic, state_error
 from kafka_async._transaction import send_offsets, transact
-from kafka_async._wait import answer, check_timeout, micros, wait
+from kafka_async._wait import Deadline, answer, check_timeout, micros, wait
 from kafka_async.config import Config, Value, config_error, native_error
 from kafka_async.message import (
     DeliveryReport,
@@ -361,7 +360,7 @@ class Producer:
         """Wait for room, if that is what the message needs and the policy says."""
         if status != lib.KA_FULL or not self._may_block():
             return status
-        deadline = None if self._limits.block_timeout is None else time.monotonic() + self._limits.block_timeout
+        deadline = Deadline(self._limits.block_timeout)
         size = record[5] + record[7] + record[9]
         while status == lib.KA_FULL:  # another thread may take the room that was waited for
             try:
@@ -377,9 +376,10 @@ class Producer:
     def _may_block(self) -> bool:
         return self._limits.on_full == "block" and not self._dispatcher.is_current()
 
-    def _wait_room(self, size: int, result: bool, deadline: float | None) -> int:
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        status = wait(lambda timeout_us: lib.ka_wait_producer_room(self._native, size, result, timeout_us), left)
+    def _wait_room(self, size: int, result: bool, deadline: Deadline) -> int:
+        status = wait(
+            lambda timeout_us: lib.ka_wait_producer_room(self._native, size, result, timeout_us), deadline.left()
+        )
         return lib.KA_FULL if status == lib.KA_TIMEOUT else status
 
     def send_many(self, values_or_records: Iterable[Payload | Record], *, topic: str | None = None) -> int:
@@ -429,7 +429,7 @@ class Producer:
         batch = Batch(items, choose)
         status = batch.send(self._native, number)
         while status == lib.KA_FULL and self._may_block():
-            deadline = None if self._limits.block_timeout is None else time.monotonic() + self._limits.block_timeout
+            deadline = Deadline(self._limits.block_timeout)
             blocked = batch.next_item
             while status == lib.KA_FULL and batch.next_item == blocked:
                 status = self._wait_room(sum(batch.sizes(blocked)), False, deadline)
@@ -516,10 +516,9 @@ class Producer:
         timeout = check_timeout(timeout)
         if not topics and self._topic is None:
             raise ValueError("no topic: give one to warm_up() or to Producer()")
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = Deadline(timeout)
         for topic in topics or (self._topic,):
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            self._ask_partitions(topic or "", left, connect=True)
+            self._ask_partitions(topic or "", deadline.left(), connect=True)
 
     def _ask_partitions(self, topic: str, timeout: float | None, *, connect: bool) -> int:
         error = ffi.new("ka_error *")
@@ -604,13 +603,12 @@ class Producer:
         timeout = check_timeout(timeout)
         if self._dispatcher.is_current():
             raise RuntimeError("flush() inside of a delivery callback would wait for that callback itself")
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = Deadline(timeout)
         status = ticket = lib.ka_producer_flush(self._native)
         if ticket > 0:
             status = wait(lambda timeout_us: lib.ka_wait_producer_flush(self._native, ticket, timeout_us), timeout)
         if status == lib.KA_OK:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            status = self._dispatcher.wait(left, even_closed=False)
+            status = self._dispatcher.wait(deadline.left(), even_closed=False)
         if status == lib.KA_TIMEOUT:
             outstanding = max(self.metrics().outstanding, self._dispatcher.pending())
             if outstanding:
@@ -859,13 +857,11 @@ class Producer:
         if self._stopped or lib.ka_producer_close(self._native, micros(timeout)) == lib.KA_FORKED:
             return
         # The core keeps to the timeout itself; the limit here is for purging that takes long.
-        deadline = None if timeout is None else time.monotonic() + timeout + _PURGE_LIMIT_S
-        limit = None if timeout is None else timeout + _PURGE_LIMIT_S
-        lost = wait(lambda timeout_us: lib.ka_wait_producer_closed(self._native, timeout_us), limit)
+        deadline = Deadline(None if timeout is None else timeout + _PURGE_LIMIT_S)
+        lost = wait(lambda timeout_us: lib.ka_wait_producer_closed(self._native, timeout_us), deadline.left())
         told = lib.KA_OK
         if lost >= 0 and not self._dispatcher.is_current():
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            told = self._dispatcher.wait(left, even_closed=True)
+            told = self._dispatcher.wait(deadline.left(), even_closed=True)
         if self._stopped:  # by another thread, which tells
             return
         self._stopped = self._unread.stopped = True
