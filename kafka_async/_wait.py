@@ -117,6 +117,29 @@ def wait(call: Callable[[int], int], timeout: float | None) -> int:
             return lib.KA_TIMEOUT
 
 
+def owned(command: ffi.CData) -> ffi.CData:
+    """Have a command released when nobody holds it any more.
+
+    Parameters
+    ----------
+    command : ka_command *
+        As the core returned it; NULL: the core had no memory.
+
+    Returns
+    -------
+    ka_command *
+        The same, to be held instead.
+
+    Raises
+    ------
+    MemoryError
+        There is no command.
+    """
+    if not command:
+        raise MemoryError("the native core has no memory")
+    return ffi.gc(command, lib.ka_command_release)
+
+
 def answer(command: ffi.CData, timeout: float | None, error: ffi.CData) -> tuple[int, int]:
     """Wait for the answer to a command, which goes on without a listener when the time is over.
 
@@ -139,8 +162,6 @@ def answer(command: ffi.CData, timeout: float | None, error: ffi.CData) -> tuple
     MemoryError
         There is no command.
     """
-    if not command:
-        raise MemoryError("the native core has no memory")
-    command = ffi.gc(command, lib.ka_command_release)
+    command = owned(command)
     status = wait(lambda timeout_us: lib.ka_wait_command(command, timeout_us, error), timeout)
     return status, lib.ka_command_value(command) if status == lib.KA_OK else 0

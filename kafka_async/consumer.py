@@ -10,7 +10,7 @@ from kafka_async import _exit, _log, errors
 from kafka_async._block import BlockReader
 from kafka_async._idle import Idle, native_idle
 from kafka_async._native import ffi, lib
-from kafka_async._wait import Deadline, answer, check_timeout, wait
+from kafka_async._wait import Deadline, answer, check_timeout, owned, wait
 from kafka_async.config import Config, Value, config_error, native_error
 from kafka_async.message import Message, TopicPartition, check_partition, native_offset
 from kafka_async.metrics import ConsumerMetrics, latency_summary
@@ -377,10 +377,7 @@ class Consumer:
                 "enable.auto.commit",
                 "config: 'enable.auto.commit' must be False for a consumer whose offsets are sent to a transaction",
             )
-        command = lib.ka_consumer_group(self._native)
-        if not command:
-            raise MemoryError("the native core has no memory")
-        command = ffi.gc(command, lib.ka_command_release)
+        command = owned(lib.ka_consumer_group(self._native))
         status = wait(lambda timeout_us: lib.ka_wait_command(command, timeout_us, self._error), timeout)
         self._check_answer(status)
         return command

@@ -15,7 +15,7 @@ from kafka_async._idle import Idle, native_idle
 from kafka_async._native import ffi, lib
 from kafka_async._refusal import Limits, no_topic, state_error
 from kafka_async._transaction import send_offsets, transact
-from kafka_async._wait import Deadline, answer, check_timeout, micros, wait
+from kafka_async._wait import Deadline, answer, check_timeout, micros, owned, wait
 from kafka_async.config import Config, Value, config_error, native_error
 from kafka_async.message import (
     DeliveryReport,
@@ -570,9 +570,7 @@ class Producer:
         command = self._counting.get(number)
         if command is not None and lib.ka_wait_command(command, 0, error) == lib.KA_TIMEOUT:
             return
-        command = lib.ka_producer_partitions(self._native, number, False, micros(_OPEN_LIMIT_S))
-        if command:
-            self._counting[number] = ffi.gc(command, lib.ka_command_release)
+        self._counting[number] = owned(lib.ka_producer_partitions(self._native, number, False, micros(_OPEN_LIMIT_S)))
 
     def flush(self, timeout: float | None = 5.0) -> None:
         """Wait until everything accepted before the call has its outcome, ignoring ``linger.ms``.
