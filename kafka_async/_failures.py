@@ -131,14 +131,6 @@ def _report(failure: ffi.CData) -> DeliveryReport:
     def part(at: ffi.CData, length: int) -> bytes | None:
         return ffi.buffer(at, length)[:] if at != ffi.NULL else None
 
-    native = failure.error
-    error = errors.KafkaError(
-        f"{ffi.string(native.text).decode(errors='replace')} ({ffi.string(native.name).decode()})",
-        code=native.code,
-        name=ffi.string(native.name).decode(),
-        retriable=bool(native.retriable),
-        fatal=bool(native.fatal),
-    )
     return DeliveryReport(
         topic=ffi.string(failure.topic).decode(),
         partition=failure.partition if failure.partition >= 0 else None,
@@ -146,6 +138,6 @@ def _report(failure: ffi.CData) -> DeliveryReport:
         key=part(failure.key, failure.key_len),
         value=part(failure.value, failure.value_len),
         headers=unpack_headers(part(failure.headers, failure.headers_len)),
-        error=error,
+        error=errors.from_native(errors.KafkaError, failure.error),
         latency_s=failure.latency_s,
     )

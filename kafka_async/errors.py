@@ -190,7 +190,7 @@ def from_native(cls: type[E], native: ffi.CData) -> E:
     ----------
     cls : type
         The class to raise.
-    native : ka_error *
+    native : ka_error or ka_error *
         A filled structure.
 
     Returns
