@@ -357,10 +357,7 @@ def _complete(delivery: Delivery, metadata: RecordMetadata, report: DeliveryRepo
     if report is None or report.error is None:
         delivery.set_result(metadata)
         return
-    cause = report.error
-    error = errors.DeliveryError(
-        str(cause), code=cause.code, name=cause.name, retriable=cause.retriable, fatal=cause.fatal
-    )
+    error = errors.reworded(errors.DeliveryError, report.error, str(report.error))
     error.failed = 1
     error.report = report
     delivery.set_exception(error)
@@ -388,16 +385,15 @@ def describe(code: int) -> errors.KafkaError:
     KafkaError
         A new one at each call: exceptions carry the traceback of where they were raised.
     """
-    text, name, retriable, fatal = _texts(code)
-    return errors.KafkaError(text, code=code, name=name, retriable=retriable, fatal=fatal)
+    known = _known(code)
+    return errors.reworded(errors.KafkaError, known, str(known))
 
 
 @functools.cache
-def _texts(code: int) -> tuple[str, str, bool, bool]:
+def _known(code: int) -> errors.KafkaError:
     error = ffi.new("ka_error *")
     lib.ka_error_describe(code, error)
-    known = errors.from_native(errors.KafkaError, error)
-    return str(known), known.name, known.retriable, known.fatal
+    return errors.from_native(errors.KafkaError, error)
 
 
 def _after_fork_in_child() -> None:

@@ -99,14 +99,13 @@ def _finish(name: str, command: ffi.CData, timeout: float | None) -> None:
     elif status != lib.KA_FAILED:
         raise state_error(status)
     cause = errors.from_native(errors.TransactionError, error)
-    text, retriable = str(cause), cause.retriable
+    text = str(cause)
     if cause.name == "_CONFLICT":  # librdkafka calls it retriable, and means the other call
-        text, retriable = "a commit or an abort that ran out of time has not ended: call that one again first", False
-    elif cause.name == "_TIMED_OUT" and retriable:
+        text = "a commit or an abort that ran out of time has not ended: call that one again first"
+        cause.retriable = False
+    elif cause.name == "_TIMED_OUT" and cause.retriable:
         text = f"the cluster did not answer in time: call {name}() again, which resumes it (_TIMED_OUT)"
-    raised = errors.TransactionError(
-        f"{name}(): {text}", code=cause.code, name=cause.name, retriable=retriable, fatal=cause.fatal
-    )
+    raised = errors.reworded(errors.TransactionError, cause, f"{name}(): {text}")
     raised.requires_abort = bool(error.requires_abort)
     raise raised
 

@@ -207,3 +207,23 @@ def from_native(cls: type[E], native: ffi.CData) -> E:
         retriable=bool(native.retriable),
         fatal=bool(native.fatal),
     )
+
+
+def reworded(cls: type[E], cause: KafkaError, text: str) -> E:
+    """Make an error that says the same in other words, with code, name and flags of its cause.
+
+    Parameters
+    ----------
+    cls : type
+        The class to raise.
+    cause : KafkaError
+        What happened.
+    text : str
+        The new text.
+
+    Returns
+    -------
+    KafkaError
+        An instance of `cls`.
+    """
+    return cls(text, code=cause.code, name=cause.name, retriable=cause.retriable, fatal=cause.fatal)

@@ -533,13 +533,7 @@ class Producer:
                     name="_TIMED_OUT",
                     retriable=True,
                 )
-            raise errors.KafkaError(
-                f"topic {topic!r}: {cause}",
-                code=cause.code,
-                name=cause.name,
-                retriable=cause.retriable,
-                fatal=cause.fatal,
-            )
+            raise errors.reworded(errors.KafkaError, cause, f"topic {topic!r}: {cause}")
         if status != lib.KA_OK:
             raise state_error(status)
         return count
