@@ -38,14 +38,14 @@ class Unread:
         self.stopped = False  # nobody will ask any more
 
     def add(self, report: DeliveryReport) -> None:
-        """Take one; a purged message is no failure.
+        """Take one, if it is a failure.
 
         Parameters
         ----------
         report : DeliveryReport
             What the future had.
         """
-        if report.error is None or report.error.name.startswith("_PURGE"):
+        if not _is_failure(report.error):
             return
         if self.stopped:
             _exit.lose(1)
@@ -324,7 +324,7 @@ class Dispatcher:
                 error,
                 latency_s,
             )
-        if error is not None and not error.name.startswith("_PURGE"):
+        if _is_failure(error):
             self._told_failures += 1
         try:
             if delivery is not None:
@@ -345,6 +345,11 @@ class Dispatcher:
         if self._thread is not None:
             self._thread.join(timeout_s)
         return self.untold_failures()
+
+
+def _is_failure(error: errors.KafkaError | None) -> bool:
+    """Tell whether a message failed; a purged one did not."""
+    return error is not None and not error.name.startswith("_PURGE")
 
 
 def _call(callback: OnDelivery, report: DeliveryReport) -> None:
