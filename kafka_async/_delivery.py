@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from kafka_async import _exit, _log, errors
 from kafka_async._native import ffi, lib
-from kafka_async._wait import wait
+from kafka_async._wait import Deadline, wait
 from kafka_async.message import DeliveryReport, RecordMetadata, unpack_headers
 
 if TYPE_CHECKING:
@@ -272,13 +272,13 @@ class Dispatcher:
         """
         return max(0, lib.ka_producer_failed_results(self._native) - self._told_failures)
 
-    def wait(self, timeout: float | None, *, even_closed: bool) -> int:
+    def wait(self, deadline: Deadline, *, even_closed: bool) -> int:
         """Wait until every outcome that is there now has been told.
 
         Parameters
         ----------
-        timeout : float or None
-            Seconds; None waits without limit.
+        deadline : Deadline
+            When to give up.
         even_closed : bool
             Go on waiting when the producer closes.
 
@@ -290,7 +290,9 @@ class Dispatcher:
         if self._thread is None:
             return lib.KA_OK
         count = lib.ka_producer_announced(self._native)
-        return wait(lambda timeout_us: lib.ka_wait_producer_told(self._native, count, even_closed, timeout_us), timeout)
+        return wait(
+            lambda timeout_us: lib.ka_wait_producer_told(self._native, count, even_closed, timeout_us), deadline
+        )
 
     def _run(self) -> None:
         lib.ka_thread_name(b"ka-delivery")

@@ -84,10 +84,13 @@ class Deadline:
         float or None
             Seconds, 0 when it is over; None without an end.
         """
-        return None if self._end is None else max(0.0, self._end - time.monotonic())
+        if self._end is None:
+            return None
+        left = self._end - time.monotonic()
+        return left if left > 0 else 0.0  # a call of max() would slow polls that find nothing
 
 
-def wait(call: Callable[[int], int], timeout: float | None) -> int:
+def wait(call: Callable[[int], int], timeout: Deadline | float | None) -> int:
     """Wait with a native call until it answers or the time is over.
 
     A signal handler that returns resumes the wait for the time left; one that raises ends it.
@@ -96,23 +99,23 @@ def wait(call: Callable[[int], int], timeout: float | None) -> int:
     ----------
     call : callable
         Takes microseconds and returns a status of the core. It releases the GIL.
-    timeout : float or None
-        Seconds; None waits without limit.
+    timeout : Deadline, float or None
+        An end that is shared, or seconds; None waits without limit.
 
     Returns
     -------
     int
         The answer, or KA_TIMEOUT.
     """
-    deadline = Deadline(timeout)
+    deadline = timeout if isinstance(timeout, Deadline) else Deadline(timeout)
     sliced = threading.current_thread() is threading.main_thread()
-    left = timeout
+    left = deadline.left()
     while True:
         last = not sliced or (left is not None and left <= _SLICE_S)
         status = call(micros(left if last else _SLICE_S))
         if status not in (lib.KA_TIMEOUT, lib.KA_INTERRUPTED):
             return status
-        left = deadline.left()
+        left = left and deadline.left()  # no look at the clock without a limit, nor after a wait of 0
         if left == 0:
             return lib.KA_TIMEOUT
 

@@ -186,7 +186,7 @@ class Consumer:
             if count < 0:
                 raise self._poll_error(count)
             deadline = deadline or Deadline(timeout)
-            status = wait(lambda timeout_us: lib.ka_wait_consumer_ready(self._native, timeout_us), deadline.left())
+            status = wait(lambda timeout_us: lib.ka_wait_consumer_ready(self._native, timeout_us), deadline)
             if status == lib.KA_TIMEOUT:
                 return False
             if status != lib.KA_OK:

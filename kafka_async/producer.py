@@ -377,9 +377,7 @@ class Producer:
         return self._limits.on_full == "block" and not self._dispatcher.is_current()
 
     def _wait_room(self, size: int, result: bool, deadline: Deadline) -> int:
-        status = wait(
-            lambda timeout_us: lib.ka_wait_producer_room(self._native, size, result, timeout_us), deadline.left()
-        )
+        status = wait(lambda timeout_us: lib.ka_wait_producer_room(self._native, size, result, timeout_us), deadline)
         return lib.KA_FULL if status == lib.KA_TIMEOUT else status
 
     def send_many(self, values_or_records: Iterable[Payload | Record], *, topic: str | None = None) -> int:
@@ -598,9 +596,9 @@ class Producer:
         deadline = Deadline(timeout)
         status = ticket = lib.ka_producer_flush(self._native)
         if ticket > 0:
-            status = wait(lambda timeout_us: lib.ka_wait_producer_flush(self._native, ticket, timeout_us), timeout)
+            status = wait(lambda timeout_us: lib.ka_wait_producer_flush(self._native, ticket, timeout_us), deadline)
         if status == lib.KA_OK:
-            status = self._dispatcher.wait(deadline.left(), even_closed=False)
+            status = self._dispatcher.wait(deadline, even_closed=False)
         if status == lib.KA_TIMEOUT:
             outstanding = max(self.metrics().outstanding, self._dispatcher.pending())
             if outstanding:
@@ -850,10 +848,10 @@ class Producer:
             return
         # The core keeps to the timeout itself; the limit here is for purging that takes long.
         deadline = Deadline(None if timeout is None else timeout + _PURGE_LIMIT_S)
-        lost = wait(lambda timeout_us: lib.ka_wait_producer_closed(self._native, timeout_us), deadline.left())
+        lost = wait(lambda timeout_us: lib.ka_wait_producer_closed(self._native, timeout_us), deadline)
         told = lib.KA_OK
         if lost >= 0 and not self._dispatcher.is_current():
-            told = self._dispatcher.wait(deadline.left(), even_closed=True)
+            told = self._dispatcher.wait(deadline, even_closed=True)
         if self._stopped:  # by another thread, which tells
             return
         self._stopped = self._unread.stopped = True
