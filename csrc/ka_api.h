@@ -29,7 +29,8 @@ enum {
     KA_EMPTY = -9,       /* nothing there */
     KA_BUSY = -10,       /* another thread is polling */
     KA_FAILED = -11,     /* see the ka_error */
-    KA_BARRED = -12      /* a transactional producer without an open transaction */
+    KA_BARRED = -12,     /* a transactional producer without an open transaction */
+    KA_REBALANCE = -13   /* a rebalance callback of the application is due */
 };
 
 enum { KA_PRODUCER = 0, KA_CONSUMER = 1 };
@@ -123,10 +124,11 @@ void ka_command_release(ka_command *command);
 
 typedef struct ka_producer ka_producer;
 
-/* One partition in a call. topic is borrowed. */
+/* One partition in a call or an answer. topic is borrowed. */
 typedef struct {
     const char *topic;
     int32_t partition;
+    int32_t error; /* in an answer: a code, 0: none */
     int64_t offset;
 } ka_partition;
 
@@ -309,9 +311,13 @@ typedef struct {
     int32_t group;          /* 1: conf has the application's own group.id */
     int32_t store_offsets;  /* 1: processed messages are stored for auto-commit */
     int64_t default_offset; /* where a partition without an offset begins when there is no group */
+    int32_t callbacks;      /* KA_ON_*: what the application is told of rebalances */
     int32_t idle;           /* KA_IDLE_*: how ka_wait_consumer_ready() waits; WARM is as PARK */
     int32_t bound, cpu;     /* bound 1: the worker runs on this CPU alone, counted from 0 */
 } ka_consumer_options;
+
+/* Rebalance callbacks, as a mask, and which one is due. A loss is told as KA_ON_LOST only. */
+enum { KA_ON_ASSIGN = 1, KA_ON_REVOKE = 2, KA_ON_LOST = 4 };
 
 /* A block of messages, filled by ka_consumer_take() and read by Python as memory. It belongs to
  * the consumer. Row i describes message i; *_at and *_end are places in [base, base + size),
@@ -351,8 +357,42 @@ ka_block *ka_consumer_block(ka_consumer *c);
  * of them. Names are copied. NULL: no memory. */
 ka_command *ka_consumer_subscribe(ka_consumer *c, const char *const *topics, int64_t count);
 
-/* Read exactly these partitions from these offsets, replacing what was read before. */
-ka_command *ka_consumer_assign(ka_consumer *c, const ka_partition *partitions, int64_t count);
+/* Read exactly these partitions from these offsets, replacing what was read before; or these too; or
+ * these no more. KA_ADD and KA_REMOVE fail as a whole (_CONFLICT: read already, _STATE: not read). */
+enum { KA_REPLACE = 0, KA_ADD = 1, KA_REMOVE = 2 };
+ka_command *ka_consumer_assign(ka_consumer *c, int how, const ka_partition *partitions,
+                               int64_t count);
+
+/* Keep back what comes of these partitions (pause 1), or go on at our position (0). Fails as a whole with
+ * _STATE when one is not assigned. Once answered, nothing of a paused one is handed out. */
+ka_command *ka_consumer_pause(ka_consumer *c, int pause, const ka_partition *partitions,
+                              int64_t count);
+
+/* Go on at another offset. Once answered, nothing from before is handed out. _STATE: not assigned. */
+ka_command *ka_consumer_seek(ka_consumer *c, const ka_partition *to);
+
+/* Commit these offsets; partitions NULL: of each assigned partition what ka_consumer_store() was told, or
+ * else our position. The answer's value is how many; ka_consumer_answer() gives them. patient 1: it
+ * is waited for when the consumer closes. */
+ka_command *ka_consumer_commit(ka_consumer *c, const ka_partition *partitions, int64_t count,
+                               int patient);
+
+/* The application is done with a message: what to commit of its partition. KA_INVALID: not assigned. */
+int ka_consumer_store(ka_consumer *c, const ka_partition *next);
+
+/* Ask the cluster, at most timeout_us. ka_consumer_answer() then gives for each partition: what the group
+ * committed; the first offset at or after a time (milliseconds in offset); and for one
+ * partition two, the begin and the end of its log. LAG: the ends minus our positions, partitions ignored. */
+enum { KA_ASK_COMMITTED = 0, KA_ASK_TIMES = 1, KA_ASK_WATERMARKS = 2, KA_ASK_LAG = 3 };
+ka_command *ka_consumer_ask(ka_consumer *c, int what, const ka_partition *partitions, int64_t count,
+                            int64_t timeout_us);
+
+/* The lag of assigned partitions as of the last fetch of each; left out: one of which nothing is known. */
+ka_command *ka_consumer_lag(ka_consumer *c);
+
+/* Fill out with up to size partitions of an answer; their topics live as long as the command. Returns how
+ * many there are. */
+int64_t ka_consumer_answer(const ka_command *command, ka_partition *out, int64_t size);
 
 /* A command that finds what a transaction needs to know of the group, for ka_producer_send_offsets(). */
 ka_command *ka_consumer_group(ka_consumer *c);
@@ -361,10 +401,21 @@ ka_command *ka_consumer_group(ka_consumer *c);
  * lives as long as the consumer). Returns how many there are. */
 int64_t ka_consumer_assignment(ka_consumer *c, ka_partition *out, int64_t size);
 
+/* After KA_REBALANCE: which callback, and fill out with up to size partitions for it (offset: our position).
+ * Returns how many there are. Valid until ka_consumer_rebalanced(). */
+int64_t ka_consumer_rebalance(ka_consumer *c, int32_t *kind, ka_partition *out, int64_t size);
+/* The callback has run: go on with the rebalance. */
+void ka_consumer_rebalanced(ka_consumer *c);
+
+/* Hand out nothing more of what is assigned now, in order to give it up; store_last: the message in hand is
+ * processed, else our position goes back to it. closing 1: nothing is handed out ever again. KA_CLOSED:
+ * is closing, or was called with closing 1 before. */
+int ka_consumer_retire(ka_consumer *c, int store_last, int closing);
+
 /* The polling thread's own call: everything handed out so far is processed; fill the block
- * with what comes next. Returns how many messages (0: none there), KA_FAILED with an error
+ * with what comes next. Returns how many messages (0: none there, or look again), KA_FAILED with an error
  * event in *err and *where (its topic lives as long as the consumer, NULL: no partition),
- * KA_BUSY, KA_CLOSED, KA_FORKED. */
+ * KA_REBALANCE, KA_BUSY, KA_CLOSED, KA_FORKED. */
 int64_t ka_consumer_take(ka_consumer *c, ka_error *err, ka_partition *where);
 
 /* Wait until ka_consumer_take() would return something. KA_TIMEOUT, KA_INTERRUPTED, KA_BUSY,

@@ -4,12 +4,16 @@
 #include <time.h>
 
 #include "ka_consumer.h"
+#include "ka_err.h"
 
 _Static_assert(sizeof((ka_block *)0)->topic / sizeof(int64_t) == KA_BLOCK, "rows of a block");
 
+/* Entries that fill() passes over at a time, so that no call takes long. */
+enum { SKIP = 4096 };
+
 static int is_current(const partition *p, int64_t generation)
 {
-    return p->assigned && p->generation == generation;
+    return p->assigned && !p->leaving && p->generation == generation;
 }
 
 void kai_block_settle(ka_consumer *c, int all)
@@ -27,6 +31,21 @@ void kai_block_settle(ka_consumer *c, int all)
         if (p->generation == c->row_generation[c->processed])
             p->processed = c->block.offset[c->processed] + 1;
     }
+    if (!all)
+        return;
+    for (; c->moved; c->moved = c->moved->next_moved) {
+        c->moved->processed = c->moved->position;
+        c->moved->moved = 0;
+    }
+}
+
+void kai_block_invalidate(ka_consumer *c)
+{
+    word_store(&c->block.generation, c->block.generation + 1);
+    /* Python stores `handed`, then loads `generation`, with no fence between. After this one either its store
+     * is seen below, or its load sees the new generation, and it gives back what it took. */
+    kai_fence_all();
+    kai_block_settle(c, 0);
 }
 
 /* Give the ring back up to pos; returns how many messages that were. */
@@ -39,7 +58,7 @@ static int64_t release_to(ka_consumer *c, uint64_t pos)
     if (at == pos)
         return 0;
     while (at < pos && (e = kai_ring_next(&c->ring, &at))) {
-        if (e->errored)
+        if (e->kind != MESSAGE)
             continue;
         messages++;
         bytes += kai_entry_bytes(e);
@@ -98,32 +117,45 @@ static int64_t wall_ms(void)
     return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
+/* Of an entry that is no message. */
+static void tell(const entry *e, ka_error *err, ka_partition *where)
+{
+    if (e->kind == END)
+        kai_err_set(err, RD_KAFKA_RESP_ERR__PARTITION_EOF, NULL);
+    else
+        memcpy(err, e + 1, sizeof *err);
+    *where = (ka_partition){.offset = e->offset};
+    if (e->partition) {
+        where->topic = e->partition->topic;
+        where->partition = e->partition->number;
+    }
+}
+
 /* Describe what comes next. KA_FAILED: an event is next, and is used up. */
 static int64_t fill(ka_consumer *c, ka_error *err, ka_partition *where)
 {
     ka_block *b = &c->block;
     int64_t now = wall_ms();
     uint64_t at = c->block_end;
+    int skipped = 0;
     entry *e;
 
     b->base = c->ring.memory;
     b->size = (int64_t)c->ring.capacity;
-    while (b->count < KA_BLOCK && (e = kai_ring_next(&c->ring, &at))) {
+    while (b->count < KA_BLOCK && skipped < SKIP && (e = kai_ring_next(&c->ring, &at))) {
         int stale = e->partition && !is_current(e->partition, e->generation);
 
-        if (!stale && b->count && (e->errored || e->external))
+        if (!stale && b->count && (e->kind != MESSAGE || e->external))
             break; /* such an entry stands alone */
         c->block_end = at;
-        if (stale)
+        if (e->kind != MESSAGE)
+            atomic_fetch_sub(e->kind == END ? &c->held_ends : &c->held_failures, 1);
+        if (stale) {
+            skipped++;
             continue;
-        if (e->errored) {
-            atomic_fetch_sub(&c->held_events, 1);
-            memcpy(err, e + 1, sizeof *err);
-            *where = (ka_partition){.offset = e->offset};
-            if (e->partition) {
-                where->topic = e->partition->topic;
-                where->partition = e->partition->number;
-            }
+        }
+        if (e->kind != MESSAGE) {
+            tell(e, err, where);
             return KA_FAILED;
         }
         if (e->external) {
@@ -138,14 +170,14 @@ static int64_t fill(ka_consumer *c, ka_error *err, ka_partition *where)
     return b->count;
 }
 
-static int64_t take(ka_consumer *c, ka_error *err, ka_partition *where)
+/* Begin a new block behind what was handed out. */
+static void release_handed(ka_consumer *c)
 {
     int64_t handed = word_load(&c->block.handed), released;
     uint64_t pos = handed == c->block.count ? c->block_end
                    : handed                 ? c->row_end[handed - 1]
                                             : c->block_start;
 
-    kai_block_settle(c, 1);
     released = release_to(c, pos);
     c->handed_out += handed;
     c->purged += released - handed;
@@ -153,12 +185,41 @@ static int64_t take(ka_consumer *c, ka_error *err, ka_partition *where)
     c->block.count = c->block.flags = 0;
     c->positioned = c->processed = 0;
     word_store(&c->block.handed, 0);
-    return fill(c, err, where);
+}
+
+static int64_t take(ka_consumer *c, ka_error *err, ka_partition *where)
+{
+    int64_t n;
+
+    kai_block_settle(c, 1);
+    release_handed(c);
+    if (atomic_load(&c->due)) {
+        kai_rebalance_show(c);
+        return KA_REBALANCE;
+    }
+    n = fill(c, err, where);
+    if (n == 0) /* what was passed over makes room now: nobody may come back for long */
+        release_handed(c);
+    return n;
 }
 
 ka_block *ka_consumer_block(ka_consumer *c)
 {
     return &c->block;
+}
+
+static int is_open(const ka_consumer *c)
+{
+    return atomic_load(&c->state) == OPEN && !atomic_load(&c->retired);
+}
+
+/* The application is alive. */
+static void note_poll(ka_consumer *c)
+{
+    atomic_store(&c->polled_ns, kai_now_ns());
+    atomic_store(&c->polling, 0);
+    if (atomic_load(&c->expelled) && !atomic_exchange(&c->returned, 1))
+        kai_wake_notify(&c->worker.wake);
 }
 
 int64_t ka_consumer_take(ka_consumer *c, ka_error *err, ka_partition *where)
@@ -171,9 +232,9 @@ int64_t ka_consumer_take(ka_consumer *c, ka_error *err, ka_partition *where)
     if (atomic_exchange(&c->polling, 1))
         return KA_BUSY;
     pthread_mutex_lock(&c->lock);
-    n = atomic_load(&c->state) == OPEN ? take(c, err, where) : KA_CLOSED;
+    n = is_open(c) ? take(c, err, where) : KA_CLOSED;
     pthread_mutex_unlock(&c->lock);
-    atomic_store(&c->polling, 0);
+    note_poll(c);
     /* The worker sets want_room, then looks at held_*; this side gave room, then looks at
      * want_room: all of them seq_cst, so one of the two sees the other. */
     wanted_room = atomic_load(&c->want_room) && atomic_exchange(&c->want_room, 0);
@@ -187,13 +248,13 @@ static int is_ready(ka_consumer *c)
 {
     uint64_t at = c->block_end; /* only the polling thread changes it */
 
-    return kai_ring_next(&c->ring, &at) != NULL;
+    return atomic_load(&c->due) || kai_ring_next(&c->ring, &at);
 }
 
 /* KA_EMPTY: go on sleeping. slept: how the last sleep ended. */
 static int check_ready(ka_consumer *c, int slept)
 {
-    if (atomic_load(&c->state) != OPEN)
+    if (!is_open(c))
         return KA_CLOSED;
     if (is_ready(c))
         return KA_OK;
@@ -242,6 +303,6 @@ int ka_wait_consumer_ready(ka_consumer *c, int64_t timeout_us)
         result = spin_until_ready(c, deadline, slept);
     else
         result = sleep_until_ready(c, deadline, slept);
-    atomic_store(&c->polling, 0);
+    note_poll(c);
     return result;
 }

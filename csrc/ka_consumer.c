@@ -50,7 +50,8 @@ int64_t ka_consumer_assignment(ka_consumer *c, ka_partition *out, int64_t size)
     kai_block_settle(c, 0);
     for (place at = {0}; (p = kai_partition_next(c, &at, 0)); n++)
         if (n < size)
-            out[n] = (ka_partition){p->topic, p->number, p->position};
+            out[n] =
+                (ka_partition){.topic = p->topic, .partition = p->number, .offset = p->position};
     pthread_mutex_unlock(&c->lock);
     return n;
 }
@@ -85,7 +86,7 @@ int ka_consumer_close(ka_consumer *c, int store_last)
     if (open) {
         atomic_store(&c->store_last, store_last);
         atomic_store(&c->state, CLOSING);
-        word_store(&c->block.generation, c->block.generation + 1);
+        kai_block_invalidate(c);
     }
     pthread_mutex_unlock(&c->lock);
     kai_wake_notify(&c->worker.wake);
@@ -124,8 +125,7 @@ void kai_consumer_unreference(ka_consumer *c)
         return;
     at = kai_ring_head(&c->ring);
     while (c->ring.memory && (e = kai_ring_next(&c->ring, &at)))
-        if (!e->errored)
-            free(e->external);
+        free(e->external);
     kai_ring_fini(&c->ring);
     for (int64_t i = 0; i < c->topic_count; i++)
         free_topic(c->topics[i]);
@@ -133,6 +133,9 @@ void kai_consumer_unreference(ka_consumer *c)
     for (int64_t i = 0; i < c->wanted_count; i++)
         free(c->wanted[i].name);
     free(c->wanted);
+    kai_rebalances_free(c);
+    if (c->subscription)
+        rd_kafka_topic_partition_list_destroy(c->subscription);
     kai_control_fini(&c->control);
     kai_wake_fini(&c->worker.wake);
     kai_wake_fini(&c->ready);
@@ -161,7 +164,7 @@ static uint64_t ring_capacity(const ka_consumer_options *options)
     return (uint64_t)options->prefetch_bytes +
            (uint64_t)options->prefetch_messages * kai_ring_entry_size(sizeof(entry) + 15) +
            2 * kai_ring_entry_size(sizeof(entry) + KAI_MAX_INLINE) +
-           KAI_MAX_EVENTS * kai_ring_entry_size(sizeof(entry) + sizeof(ka_error));
+           KAI_MAX_FAILURES * kai_ring_entry_size(sizeof(entry) + sizeof(ka_error));
 }
 
 /* Of a consumer whose worker never ran. */
@@ -187,6 +190,8 @@ static ka_consumer *new_consumer(const ka_conf *conf, const ka_consumer_options 
     c->refresh_ns = kai_conf_number(conf, "topic.metadata.refresh.interval.ms", 300000) * 1000000;
     if (c->refresh_ns <= 0)
         c->refresh_ns = KAI_FOREVER / 2; /* the application asked for no refresh */
+    c->max_poll_ns = kai_conf_number(conf, "max.poll.interval.ms", 300000) * 1000000;
+    c->seek_ns = KAI_FOREVER;
     c->process = atomic_load(&kai_process);
     atomic_init(&c->references, 2);
     c->last_command = &c->first_command;

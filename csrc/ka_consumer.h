@@ -16,14 +16,20 @@
  * knows at any time, with no call, what the application has: rows before handed are handed out, all
  * of them but the last are processed ("the next one was asked for").
  *
- * Offsets. A partition's `position` is what was handed out + 1, `processed` what may be stored. The
- * worker stores (rd_kafka_offsets_store) what changed: every STORE_NS, before a partition is given
- * up, and when closing; librdkafka's auto-commit does the rest.
+ * Offsets. A partition's `position` is what was handed out + 1, or where it was sought to; `processed` is what
+ * may be stored. The worker stores (rd_kafka_offsets_store) what changed: every STORE_NS, before a partition is
+ * given up, and when closing; librdkafka's auto-commit does the rest. librdkafka's own position is where
+ * the worker is and of no interest: pause and resume, too, go on from ours.
+ *
+ * Rebalances. Without a callback of the application the worker completes one at once. With one it is put
+ * down (rebalance), the polling thread shows it to the application and reports back, and then the worker
+ * completes it. A partition is `told` while the application has it, `assigned` while librdkafka reads it for us.
  *
  * ka_consumer.c: open and most callers. ka_block.c: the polling thread's side. ka_consumer_command.c: what
- * is asked of the worker. ka_consumer_worker.c: the worker. ka_partition.c: its table of partitions.
- * ka_receive.c: into the ring. ka_discover.c: partitions without a group.
- * ka_nudge.c: a stall of old librdkafkas.
+ * is asked of the worker. ka_assignment.c: what is read, and from where. ka_offset.c: storing and
+ * committing. ka_ask.c: what the control thread asks the cluster. ka_rebalance.c: the group's part.
+ * ka_consumer_worker.c: the worker. ka_partition.c: its table of partitions. ka_receive.c: into the ring.
+ * ka_discover.c: partitions without a group. ka_nudge.c: a stall of old librdkafkas.
  */
 #ifndef KA_CONSUMER_H
 #define KA_CONSUMER_H
@@ -43,18 +49,30 @@
 
 enum {
     KAI_MAX_INLINE = 1024 * 1024, /* larger messages are malloc'ed beside the ring */
-    KAI_MAX_EVENTS = 100,         /* errors in the ring; more are only logged */
+    KAI_MAX_FAILURES = 100,       /* in the ring; more are only logged */
 };
 
-/* What a row or an entry may belong to. Lives as long as the consumer; the worker alone writes
- * assigned and generation, under lock. */
-typedef struct {
+/* What a row or an entry may belong to. Lives as long as the consumer. Under lock; the worker alone writes
+ * assigned, paused, sought and generation, and reads them without. */
+typedef struct partition {
     const char *topic;
     int64_t topic_number;
     int32_t number;
-    int assigned;
-    int64_t generation;                  /* differs for every assignment */
-    int64_t position, processed, stored; /* offsets, KA_OFFSET_NONE: none; under lock */
+    int told;           /* the application has it, as far as it knows */
+    int leaving;        /* it is about to be given up: nothing more is handed out */
+    int assigned;       /* librdkafka reads it for us */
+    int paused;         /* by the application */
+    int sought;         /* librdkafka has yet to be told to go on at kai_partition_next_offset() */
+    int fetched;        /* worker only: something of it came since it was assigned or sought */
+    int64_t generation; /* differs for every assignment, seek and pause */
+    /* Offsets, KA_OFFSET_NONE: none. */
+    int64_t begin;     /* where reading begins; may be logical until the first message comes */
+    int64_t position;  /* of the next message to hand out; none before the first */
+    int64_t processed; /* what may be stored */
+    int64_t marked;    /* what the application stored */
+    int64_t stored;    /* what librdkafka was given to commit */
+    struct partition *next_moved; /* see kai_partition_moved() */
+    int moved;
 } partition;
 
 typedef struct {
@@ -70,29 +88,51 @@ typedef struct {
     int32_t number;
 } place;
 
-/* In the ring: a message, followed by value, key and headers (or external with them), or an event
- * (errored), followed by a ka_error. */
+enum { MESSAGE, FAILURE, END };
+
+/* In the ring: a message, followed by value, key and headers (or external with them); a failure, followed by
+ * a ka_error; or the end of a partition. */
 typedef struct {
-    partition *partition; /* an event's may be NULL */
+    partition *partition; /* a failure's may be NULL */
     int64_t generation;
     int64_t offset, timestamp_ms, timestamp_type;
     char *external; /* owned by the entry */
     uint32_t value_len, key_len, headers_len;
-    int errored;
+    int kind;
 } entry;
 
-enum { SUBSCRIBE, ASSIGN, GROUP };
-
+/* What is asked of the worker. It is queued, then run; one that is not answered by that is `open` until its
+ * answer comes. */
 typedef struct consumer_command {
     ka_command base; /* first, so that one can be taken for the other */
+    ka_consumer *c;  /* outlives it until it is answered */
     struct consumer_command *next;
-    int kind;
-    rd_kafka_topic_partition_list_t *list; /* owned */
-    /* GROUP: run by the control thread; c outlives it. */
+    /* On the worker. KA_OK: done; a code of librdkafka (never KA_OK's 0): failed; LATER. */
+    int (*run)(struct consumer_command *command);
+    rd_kafka_topic_partition_list_t *list; /* owned; once answered, the answer */
+    int how;                               /* KA_REPLACE ... */
+    int no_list;                           /* commit what was handed out */
+    int waits_for_revoke;                  /* not before the group has taken back what it gave */
+    int patient;                           /* is waited for when closing */
+    /* Of what the control thread runs. */
     kai_job job;
-    ka_consumer *c;
+    int64_t deadline_ns;
+    rd_kafka_resp_err_t (*ask)(struct consumer_command *command, int timeout_ms);
     rd_kafka_consumer_group_metadata_t *group; /* owned */
 } consumer_command;
+
+/* A rebalance that the application is to be told of. FRESH: not yet. SHOWN: its callback runs. DONE: it has
+ * run. Under lock; the worker alone makes and frees it. */
+typedef struct rebalance {
+    struct rebalance *next;
+    rd_kafka_topic_partition_list_t
+        *list; /* owned; of an assignment, with the offsets to begin at */
+    int kind;  /* KA_ON_* */
+    int incremental;
+    int complete; /* the worker has nothing left to do for it */
+    int state;
+} rebalance;
+enum { FRESH, SHOWN, DONE };
 
 /* Without a group: a topic to find the partitions of. */
 typedef struct {
@@ -118,10 +158,16 @@ struct ka_consumer {
 
     /* Callers, poller and worker. */
     _Atomic int state, store_last, polling, want_room, unstored;
-    _Atomic int strayed; /* a partition is not forwarded */
-    _Atomic int64_t received, held_messages, held_bytes, held_events; /* in the ring */
-    kai_ring ring;  /* worker writes, poller reads */
-    kai_wake ready; /* for the poller; for close */
+    _Atomic int retired;       /* nothing is handed out any more */
+    _Atomic int strayed;       /* a partition is not forwarded */
+    _Atomic int due;           /* the first rebalance is FRESH */
+    _Atomic int expelled;      /* we left the group since the application did not poll */
+    _Atomic int returned;      /* it polls again */
+    _Atomic int64_t polled_ns; /* the last poll */
+    _Atomic int64_t received, held_messages, held_bytes;
+    _Atomic int64_t held_failures, held_ends; /* all of them in the ring */
+    kai_ring ring;                            /* worker writes, poller reads */
+    kai_wake ready;                           /* for the poller; for close */
     kai_hist age;
 
     pthread_mutex_t
@@ -132,16 +178,24 @@ struct ka_consumer {
     uint64_t row_end[KA_BLOCK]; /* ring position behind the row's entry */
     uint64_t block_start, block_end;
     int64_t positioned, processed; /* rows that position and processed have seen */
-    int64_t handed_out, purged;    /* of blocks before this one */
+    partition *moved;              /* see kai_partition_moved() */
+    rebalance *first_rebalance;
+    int forfeited; /* the assignment was lost; nothing can be committed until there is a new one */
+    int64_t handed_out, purged; /* of blocks before this one */
     topic **topics;
     int64_t topic_count;
     int64_t generations;
     consumer_command *first_command, **last_command;
+    consumer_command *open_commands;
 
     /* Worker only. */
     kai_worker worker;
     topic *last_topic;
-    int64_t stored_ns;
+    int64_t stored_ns, seek_ns;
+    rd_kafka_topic_partition_list_t *subscription; /* in a group; NULL: none */
+    int64_t max_poll_ns, handed_seen;
+    int64_t given;  /* partitions that librdkafka was given by the group */
+    int revoke_due; /* we left; the group has yet to take them back */
 
     /* Since librdkafka's queue was empty; see ka_nudge.c. */
     int64_t fresh_messages, fresh_bytes, nudged_ns;
@@ -180,38 +234,92 @@ void kai_consumer_log(ka_consumer *c, int level, const char *facility, const cha
 /* The same of librdkafka's error object (NULL: none), which is destroyed. */
 void kai_consumer_log_error(ka_consumer *c, const char *facility, rd_kafka_error_t *error);
 
-/* ka_block.c */
+/* ka_block.c; under lock */
 
 /* Bring positions up to what Python has handed out, and processed up to all of it (the next one
- * is being asked for) or all but the one in hand. Under lock. */
+ * is being asked for) or all but the one in hand. */
 void kai_block_settle(ka_consumer *c, int all);
+/* Some rows may be stale: none is handed out before another look at its generation. Positions are settled up
+ * to what was handed out before. */
+void kai_block_invalidate(ka_consumer *c);
 
 /* ka_consumer_command.c */
 
-/* Have the control thread run a command of kind GROUP. */
-void kai_group_find(ka_consumer *c, consumer_command *command);
+enum { LATER = 1 }; /* no code of librdkafka that a command could meet */
+
+/* With a copy of the partitions, KA_OFFSET_NONE where they have none. NULL: no memory. */
+consumer_command *kai_command_new(ka_consumer *c, int (*run)(consumer_command *command),
+                                  const ka_partition *partitions, int64_t count);
+/* Hand it to the worker; command may be NULL. */
+ka_command *kai_command_submit(consumer_command *command);
+/* Answer one that is open. Any native thread. */
+void kai_command_close(consumer_command *command, rd_kafka_resp_err_t code, const char *text);
+/* All on the worker. */
+int kai_commands_run(ka_consumer *c);
+/* No more are taken: refuse what is queued, and answer what is open, but for patient ones. */
+void kai_commands_refuse(ka_consumer *c);
+/* librdkafka answers no more: refuse what is still open. */
+void kai_commands_end(ka_consumer *c);
+
+/* ka_assignment.c; on the worker */
+
+/* Tell librdkafka of partitions that were sought. Returns when to look again. */
+int64_t kai_seek_all(ka_consumer *c, int64_t now);
+/* Wait until librdkafka is done with the last change of the assignment. */
+void kai_assignment_settle(ka_consumer *c);
+
+/* ka_rebalance.c; on the worker */
+
+/* Callback of librdkafka. */
+void kai_on_rebalance(rd_kafka_t *rk, rd_kafka_resp_err_t code,
+                      rd_kafka_topic_partition_list_t *list, void *opaque);
+/* Complete what the application's callbacks have seen. Returns whether there was something. */
+int kai_rebalances_serve(ka_consumer *c);
+/* Complete all of them without the application. */
+void kai_rebalances_drop(ka_consumer *c);
+/* Free them all, at the very end. */
+void kai_rebalances_free(ka_consumer *c);
+/* The polling thread takes the first one, to run its callback. Under lock. */
+void kai_rebalance_show(ka_consumer *c);
+/* Leave the group when the application has not polled for too long, and come back when it does. Returns
+ * when to look again. */
+int64_t kai_liveness_serve(ka_consumer *c, int64_t now);
+
+/* ka_offset.c; on the worker */
+
+/* Give offsets that changed to librdkafka, for auto-commit to commit. */
+void kai_offsets_store(ka_consumer *c);
+/* Callback of librdkafka: of auto-commit. */
+void kai_on_commit(rd_kafka_t *rk, rd_kafka_resp_err_t code,
+                   rd_kafka_topic_partition_list_t *offsets, void *opaque);
 
 /* ka_partition.c; all on the worker */
 
 /* Find or make; they live as long as the consumer. */
 topic *kai_topic_find(ka_consumer *c, const char *name);
 partition *kai_partition_find(ka_consumer *c, topic *t, int32_t number);
-/* The next partition of the table that is assigned, or with all set, that there is; NULL at the end.
+/* The next partition of the table that the application has, or with all set, that there is; NULL at the end.
  * *at is zero at first. Also for others than the worker, under lock. */
 partition *kai_partition_next(const ka_consumer *c, place *at, int all);
+/* One that is in the table, or NULL; one that the application has. Both under lock, any thread. */
+partition *kai_partition_at(const ka_consumer *c, const char *topic_name, int32_t number);
+partition *kai_partition_told(const ka_consumer *c, const char *topic_name, int32_t number);
+/* Its position is no longer what was handed out: it counts as processed when the next message is asked
+ * for. Under lock. */
+void kai_partition_moved(ka_consumer *c, partition *p);
+/* Where reading goes on after what was handed out; may be logical, KA_OFFSET_NONE: not known. */
+int64_t kai_partition_next_offset(const partition *p);
 /* A message's partition, or NULL when it has none. */
 partition *kai_partition_of(ka_consumer *c, const rd_kafka_message_t *m);
 /* Before librdkafka may fetch: what arrives must find its partition current and come through our
- * queue. */
-void kai_partitions_adopt(ka_consumer *c, const rd_kafka_topic_partition_list_t *list);
+ * queue. Where the application sought or paused one in its callback, that stands, also in the list. */
+void kai_partitions_adopt(ka_consumer *c, rd_kafka_topic_partition_list_t *list);
 /* Forward every assigned partition again. librdkafka ends the forwarding when it has stopped fetching
  * for an assignment, which may be after we began the next one of the same partition. */
 void kai_partitions_forward(ka_consumer *c);
 /* Nothing of these partitions (NULL: of any) is handed out from now on; what was processed of them
  * is stored, while they are still ours. */
 void kai_partitions_abandon(ka_consumer *c, const rd_kafka_topic_partition_list_t *list);
-/* Give offsets that changed to librdkafka, for auto-commit to commit. */
-void kai_offsets_store(ka_consumer *c);
 
 /* ka_receive.c; all on the worker */
 
@@ -220,6 +328,8 @@ int kai_receive(ka_consumer *c);
 /* Trouble that passes is logged and survived; the rest is for the application. */
 void kai_report(ka_consumer *c, partition *p, int64_t offset, rd_kafka_resp_err_t code,
                 const char *text);
+/* An error for the application to meet in its order among the messages; p may be NULL. */
+void kai_push_failure(ka_consumer *c, partition *p, int64_t offset, const ka_error *error);
 /* Callback of librdkafka. */
 void kai_on_error(rd_kafka_t *rk, int code, const char *reason, void *opaque);
 
@@ -241,10 +351,5 @@ int64_t kai_nudge(ka_consumer *c);
 
 int64_t kai_consumer_step(void *self);
 void kai_consumer_end(void *self);
-/* Callbacks of librdkafka; they run on the worker. */
-void kai_on_rebalance(rd_kafka_t *rk, rd_kafka_resp_err_t code,
-                      rd_kafka_topic_partition_list_t *list, void *opaque);
-void kai_on_commit(rd_kafka_t *rk, rd_kafka_resp_err_t code,
-                   rd_kafka_topic_partition_list_t *offsets, void *opaque);
 
 #endif

@@ -1,10 +1,8 @@
-/* What is asked of the consumer's worker. */
-#include <stddef.h>
+/* What is asked of the consumer's worker: how it is queued, run and answered. */
 #include <stdlib.h>
 
 #include "ka_consumer.h"
 #include "ka_err.h"
-#include "ka_group.h"
 
 static void command_free(ka_command *base)
 {
@@ -16,22 +14,33 @@ static void command_free(ka_command *base)
     free(command);
 }
 
-static consumer_command *command_new(int kind, int64_t count)
+consumer_command *kai_command_new(ka_consumer *c, int (*run)(consumer_command *command),
+                                  const ka_partition *partitions, int64_t count)
 {
     consumer_command *command = calloc(1, sizeof *command);
 
     if (!command)
         return NULL;
     kai_command_init(&command->base, command_free);
-    command->kind = kind;
+    command->c = c;
+    command->run = run;
+    command->deadline_ns = KAI_FOREVER;
     command->list = rd_kafka_topic_partition_list_new((int)count);
+    for (int64_t i = 0; i < count; i++)
+        rd_kafka_topic_partition_list_add(command->list, partitions[i].topic,
+                                          partitions[i].partition)
+            ->offset = partitions[i].offset;
     return command;
 }
 
-static ka_command *command_submit(ka_consumer *c, consumer_command *command)
+ka_command *kai_command_submit(consumer_command *command)
 {
+    ka_consumer *c;
     int open;
 
+    if (!command)
+        return NULL;
+    c = command->c;
     if (kai_consumer_is_foreign(c))
         return kai_command_refuse(&command->base, KA_FORKED);
     pthread_mutex_lock(&c->lock);
@@ -47,66 +56,104 @@ static ka_command *command_submit(ka_consumer *c, consumer_command *command)
     return &command->base;
 }
 
-ka_command *ka_consumer_subscribe(ka_consumer *c, const char *const *topics, int64_t count)
+static void answer(consumer_command *command, rd_kafka_resp_err_t code, const char *text)
 {
-    consumer_command *command = command_new(SUBSCRIBE, count);
-
-    for (int64_t i = 0; command && i < count; i++)
-        rd_kafka_topic_partition_list_add(command->list, topics[i], RD_KAFKA_PARTITION_UA);
-    return command ? command_submit(c, command) : NULL;
-}
-
-ka_command *ka_consumer_assign(ka_consumer *c, const ka_partition *partitions, int64_t count)
-{
-    consumer_command *command = command_new(ASSIGN, count);
-
-    for (int64_t i = 0; command && i < count; i++) {
-        int64_t offset = partitions[i].offset;
-        if (offset == KA_OFFSET_NONE)
-            offset = c->options.group ? KA_OFFSET_STORED : c->options.default_offset;
-        rd_kafka_topic_partition_list_add(command->list, partitions[i].topic,
-                                          partitions[i].partition)
-            ->offset = offset;
-    }
-    return command ? command_submit(c, command) : NULL;
-}
-
-ka_command *ka_consumer_group(ka_consumer *c)
-{
-    consumer_command *command = command_new(GROUP, 0);
-
-    return command ? command_submit(c, command) : NULL;
-}
-
-/* Waits for librdkafka's main thread. */
-static void run_group(kai_job *job)
-{
-    consumer_command *command =
-        (consumer_command *)(void *)((char *)job - offsetof(consumer_command, job));
     ka_error error;
 
-    command->group = rd_kafka_consumer_group_metadata(command->c->rk);
-    if (command->group)
-        kai_command_answer(&command->base, KA_OK, 0, NULL);
+    if (code)
+        kai_command_answer(&command->base, kai_err_set(&error, code, text), 0, &error);
     else
-        kai_command_answer(&command->base,
-                           kai_err_set(&error, RD_KAFKA_RESP_ERR__UNKNOWN_GROUP, NULL), 0, &error);
+        kai_command_answer(&command->base, KA_OK, command->list->cnt, NULL);
+}
+
+void kai_command_close(consumer_command *command, rd_kafka_resp_err_t code, const char *text)
+{
+    ka_consumer *c = command->c;
+    consumer_command **at;
+
+    pthread_mutex_lock(&c->lock);
+    for (at = &c->open_commands; *at && *at != command; at = &(*at)->next)
+        continue;
+    if (*at)
+        *at = command->next;
+    pthread_mutex_unlock(&c->lock);
+    answer(command, code, text);
     kai_command_unreference(&command->base);
 }
 
-void kai_group_find(ka_consumer *c, consumer_command *command)
+/* The first command, if it may run now: it is open from then on. */
+static consumer_command *next_command(ka_consumer *c)
 {
-    command->c = c;
-    command->job.run = run_group;
-    if (kai_control_submit(&c->control, &command->job) != 0)
-        kai_command_refuse(&command->base, KA_NOMEM);
+    consumer_command *command;
+
+    pthread_mutex_lock(&c->lock);
+    command = c->first_command;
+    if (command && command->waits_for_revoke && c->revoke_due)
+        command = NULL;
+    if (command) {
+        c->first_command = command->next;
+        if (!c->first_command)
+            c->last_command = &c->first_command;
+        command->next = c->open_commands;
+        c->open_commands = command;
+    }
+    pthread_mutex_unlock(&c->lock);
+    return command;
 }
 
-rd_kafka_consumer_group_metadata_t *kai_group_take(ka_command *command)
+int kai_commands_run(ka_consumer *c)
 {
-    consumer_command *found = (consumer_command *)command;
-    rd_kafka_consumer_group_metadata_t *group = found->group;
+    consumer_command *command;
+    int n = 0;
 
-    found->group = NULL;
-    return group;
+    if (atomic_load(&c->lookup) == LOOKUP_RUNNING) /* it has `wanted` */
+        return 0;
+    for (; (command = next_command(c)); n++) {
+        int code = command->run(command);
+        if (code != LATER)
+            kai_command_close(command, code, NULL);
+    }
+    return n;
+}
+
+static void refuse_all(consumer_command *command)
+{
+    consumer_command *next;
+
+    for (; command; command = next) {
+        next = command->next;
+        kai_command_refuse(&command->base, KA_CLOSED);
+    }
+}
+
+void kai_commands_refuse(ka_consumer *c)
+{
+    consumer_command *queued;
+
+    pthread_mutex_lock(&c->lock);
+    queued = c->first_command;
+    c->first_command = NULL;
+    for (consumer_command *open = c->open_commands; open; open = open->next)
+        if (!open->patient) /* whoever runs it drops its reference later */
+            kai_command_answer(&open->base, KA_CLOSED, 0, NULL);
+    pthread_mutex_unlock(&c->lock);
+    refuse_all(queued);
+}
+
+void kai_commands_end(ka_consumer *c)
+{
+    refuse_all(c->open_commands);
+    c->open_commands = NULL;
+}
+
+int64_t ka_consumer_answer(const ka_command *base, ka_partition *out, int64_t size)
+{
+    const rd_kafka_topic_partition_list_t *list = ((const consumer_command *)base)->list;
+
+    for (int i = 0; i < list->cnt && i < size; i++)
+        out[i] = (ka_partition){.topic = list->elems[i].topic,
+                                .partition = list->elems[i].partition,
+                                .error = list->elems[i].err,
+                                .offset = list->elems[i].offset};
+    return list->cnt;
 }

@@ -1,5 +1,4 @@
-/* The consumer's table of partitions and what is stored of them. The worker alone changes the table,
- * under lock; it reads it without. */
+/* The consumer's table of partitions. The worker alone changes the table, under lock; it reads it without. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -32,7 +31,7 @@ partition *kai_partition_find(ka_consumer *c, topic *t, int32_t number)
     p->number = number;
     while (c->topics[p->topic_number] != t)
         p->topic_number++;
-    p->position = p->processed = p->stored = KA_OFFSET_NONE;
+    p->begin = p->position = p->processed = p->marked = p->stored = KA_OFFSET_NONE;
     pthread_mutex_lock(&c->lock);
     if (number >= t->size) {
         t->partitions =
@@ -51,11 +50,42 @@ partition *kai_partition_next(const ka_consumer *c, place *at, int all)
         const topic *t = c->topics[at->topic];
         while (at->number < t->size) {
             partition *p = t->partitions[at->number++];
-            if (p && (all || p->assigned))
+            if (p && (all || p->told))
                 return p;
         }
     }
     return NULL;
+}
+
+partition *kai_partition_at(const ka_consumer *c, const char *topic_name, int32_t number)
+{
+    for (int64_t i = 0; i < c->topic_count; i++) {
+        const topic *t = c->topics[i];
+        if (strcmp(t->name, topic_name) == 0)
+            return number < t->size ? t->partitions[number] : NULL;
+    }
+    return NULL;
+}
+
+partition *kai_partition_told(const ka_consumer *c, const char *topic_name, int32_t number)
+{
+    partition *p = kai_partition_at(c, topic_name, number);
+
+    return p && p->told ? p : NULL;
+}
+
+void kai_partition_moved(ka_consumer *c, partition *p)
+{
+    if (p->moved)
+        return;
+    p->moved = 1;
+    p->next_moved = c->moved;
+    c->moved = p;
+}
+
+int64_t kai_partition_next_offset(const partition *p)
+{
+    return p->position == KA_OFFSET_NONE ? p->begin : p->position;
 }
 
 /* A message's topic object stays the same while its partition is assigned, so its address is
@@ -112,54 +142,50 @@ void kai_partitions_forward(ka_consumer *c)
         forward(c, p->topic, p->number);
 }
 
-void kai_partitions_adopt(ka_consumer *c, const rd_kafka_topic_partition_list_t *list)
+static void adopt(ka_consumer *c, partition *p, rd_kafka_topic_partition_t *item)
+{
+    if (p->sought)
+        item->offset = p->begin; /* by the callback */
+    else
+        p->begin = item->offset;
+    p->told = p->assigned = 1;
+    p->leaving = p->sought = p->fetched = 0;
+    p->generation = ++c->generations;
+    p->position = p->processed = p->marked = p->stored = KA_OFFSET_NONE;
+}
+
+void kai_partitions_adopt(ka_consumer *c, rd_kafka_topic_partition_list_t *list)
 {
     for (int i = 0; i < list->cnt; i++) {
-        const rd_kafka_topic_partition_t *item = &list->elems[i];
+        rd_kafka_topic_partition_t *item = &list->elems[i];
         partition *p = kai_partition_find(c, kai_topic_find(c, item->topic), item->partition);
 
         forward(c, item->topic, item->partition);
         pthread_mutex_lock(&c->lock);
-        p->assigned = 1;
-        p->generation = ++c->generations;
-        p->position = p->processed = p->stored = KA_OFFSET_NONE;
+        adopt(c, p, item);
         pthread_mutex_unlock(&c->lock);
     }
 }
 
-void kai_offsets_store(ka_consumer *c)
-{
-    rd_kafka_topic_partition_list_t *list;
-    partition *p;
-
-    if (!c->options.store_offsets)
-        return;
-    list = rd_kafka_topic_partition_list_new(16);
-    pthread_mutex_lock(&c->lock);
-    for (place at = {0}; (p = kai_partition_next(c, &at, 1));) {
-        if (p->processed == p->stored)
-            continue;
-        rd_kafka_topic_partition_list_add(list, p->topic, p->number)->offset = p->processed;
-        p->stored = p->processed;
-    }
-    pthread_mutex_unlock(&c->lock);
-    if (list->cnt)
-        rd_kafka_offsets_store(c->rk, list);
-    rd_kafka_topic_partition_list_destroy(list);
-    c->stored_ns = kai_now_ns();
-}
-
 void kai_partitions_abandon(ka_consumer *c, const rd_kafka_topic_partition_list_t *list)
 {
+    rd_kafka_topic_partition_list_t *paused = rd_kafka_topic_partition_list_new(16);
     partition *p;
 
     pthread_mutex_lock(&c->lock);
-    for (place at = {0}; (p = kai_partition_next(c, &at, 0));)
-        if (!list || rd_kafka_topic_partition_list_find(list, p->topic, p->number))
-            p->assigned = 0;
-    word_store(&c->block.generation, c->block.generation + 1);
-    kai_block_settle(c, 0);
+    kai_block_invalidate(c);
+    for (place at = {0}; (p = kai_partition_next(c, &at, 0));) {
+        if (list && !rd_kafka_topic_partition_list_find(list, p->topic, p->number))
+            continue;
+        if (p->paused && p->assigned)
+            rd_kafka_topic_partition_list_add(paused, p->topic, p->number);
+        p->told = p->assigned = p->sought = p->paused = 0;
+        p->generation = ++c->generations;
+    }
     pthread_mutex_unlock(&c->lock);
+    if (paused->cnt) /* librdkafka would remember it for the next assignment */
+        rd_kafka_resume_partitions(c->rk, paused);
+    rd_kafka_topic_partition_list_destroy(paused);
     kai_offsets_store(c);
     forget_topics(c);
 }

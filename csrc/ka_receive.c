@@ -10,26 +10,36 @@ enum { POLL = 512 }; /* messages between two looks at everything else */
 
 static int has_room(const ka_consumer *c)
 {
-    return atomic_load(&c->held_messages) < c->options.prefetch_messages &&
+    return atomic_load(&c->held_messages) + atomic_load(&c->held_ends) <
+               c->options.prefetch_messages &&
            atomic_load(&c->held_bytes) < c->options.prefetch_bytes;
 }
 
-/* An error for the application to meet in its order among the messages. */
-static void push_event(ka_consumer *c, partition *p, int64_t offset, const ka_error *error)
+void kai_push_failure(ka_consumer *c, partition *p, int64_t offset, const ka_error *error)
 {
     size_t len = sizeof(entry) + sizeof *error;
     entry *e;
 
-    if (atomic_load(&c->held_events) >= KAI_MAX_EVENTS) {
+    if (atomic_load(&c->held_failures) >= KAI_MAX_FAILURES) {
         kai_consumer_log(c, LOG_ERR, error->name, error->text);
         return;
     }
-    atomic_fetch_add(&c->held_events, 1);
+    atomic_fetch_add(&c->held_failures, 1);
     e = kai_must(kai_ring_reserve(&c->ring, len));
     *e = (entry){
-        .partition = p, .generation = p ? p->generation : 0, .offset = offset, .errored = 1};
+        .partition = p, .generation = p ? p->generation : 0, .offset = offset, .kind = FAILURE};
     memcpy(e + 1, error, sizeof *error);
     kai_ring_commit(e, len);
+    kai_wake_notify(&c->ready);
+}
+
+static void push_end(ka_consumer *c, partition *p, int64_t offset)
+{
+    entry *e = kai_must(kai_ring_reserve(&c->ring, sizeof *e)); /* it takes a message's room */
+
+    atomic_fetch_add(&c->held_ends, 1);
+    *e = (entry){.partition = p, .generation = p->generation, .offset = offset, .kind = END};
+    kai_ring_commit(e, sizeof *e);
     kai_wake_notify(&c->ready);
 }
 
@@ -92,7 +102,7 @@ void kai_report(ka_consumer *c, partition *p, int64_t offset, rd_kafka_resp_err_
     if (error.retriable && code != RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART)
         kai_consumer_log(c, LOG_WARNING, error.name, error.text);
     else
-        push_event(c, p, offset, &error);
+        kai_push_failure(c, p, offset, &error);
 }
 
 void kai_on_error(rd_kafka_t *rk, int code, const char *reason, void *opaque)
@@ -105,7 +115,7 @@ void kai_on_error(rd_kafka_t *rk, int code, const char *reason, void *opaque)
     case RD_KAFKA_RESP_ERR__FATAL:
         kai_err_set(&error, rd_kafka_fatal_error(rk, text, sizeof text), text);
         error.fatal = 1;
-        push_event(c, NULL, KA_OFFSET_NONE, &error);
+        kai_push_failure(c, NULL, KA_OFFSET_NONE, &error);
         break;
     case RD_KAFKA_RESP_ERR__AUTHENTICATION:
         kai_report(c, NULL, KA_OFFSET_NONE, code, reason);
@@ -115,14 +125,28 @@ void kai_on_error(rd_kafka_t *rk, int code, const char *reason, void *opaque)
     }
 }
 
+/* What comes of a paused partition comes again later; what comes of one that was sought is from before. */
+static int is_wanted(ka_consumer *c, partition *p, int64_t offset)
+{
+    if (!p->assigned || p->sought)
+        return 0;
+    if (!p->fetched) {
+        p->fetched = 1;
+        pthread_mutex_lock(&c->lock);
+        p->begin = offset;
+        pthread_mutex_unlock(&c->lock);
+    }
+    return !p->paused;
+}
+
 static void receive(ka_consumer *c, rd_kafka_message_t *m)
 {
     partition *p = kai_partition_of(c, m);
 
-    if (m->err)
+    if (m->err && m->err != RD_KAFKA_RESP_ERR__PARTITION_EOF)
         kai_report(c, p, m->offset, m->err, rd_kafka_message_errstr(m));
-    else if (p && p->assigned)
-        push_message(c, p, m);
+    else if (p && is_wanted(c, p, m->offset))
+        m->err ? push_end(c, p, m->offset) : push_message(c, p, m);
     rd_kafka_message_destroy(m);
 }
 

@@ -9,6 +9,7 @@
 #if KAI_FUTEX
 #include <limits.h>
 #include <linux/futex.h>
+#include <linux/membarrier.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -47,6 +48,28 @@ void kai_spin(void)
     for (int i = 0; i < SPIN_PAUSES; i++)
         pause_processor();
     sched_yield();
+}
+
+#if KAI_FUTEX
+static int fence_expedited(void)
+{
+    return syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0) == 0;
+}
+#endif
+
+void kai_fence_all(void)
+{
+    atomic_thread_fence(memory_order_seq_cst);
+#if KAI_FUTEX
+    if (fence_expedited())
+        return;
+    /* Once a process, and again in the child of a fork. */
+    if (syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) == 0 &&
+        fence_expedited())
+        return;
+#endif
+    /* No such call: a store leaves its processor's buffer within microseconds by itself. */
+    nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
 }
 
 uint32_t kai_wake_prepare(kai_wake *wake)

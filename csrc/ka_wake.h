@@ -72,6 +72,11 @@ static inline void kai_wake_notify(kai_wake *wake)
  * do so, and need not wait for the end of its time slice. */
 void kai_spin(void);
 
+/* Every other thread of the process goes through a full fence meanwhile: what it stored before is visible
+ * after, and what it loads later sees what was stored before the call. For hand-overs whose other
+ * side can't have a fence of its own. Costs some microseconds. */
+void kai_fence_all(void);
+
 /* Monotonic time. */
 int64_t kai_now_ns(void);
 /* now + timeout; KAI_FOREVER for a negative timeout or one that overflows. */

@@ -51,6 +51,7 @@ class lib:
     KA_BUSY: int
     KA_FAILED: int
     KA_BARRED: int
+    KA_REBALANCE: int
     KA_PRODUCER: int
     KA_CONSUMER: int
     KA_PARTITION_ANY: int
@@ -58,6 +59,16 @@ class lib:
     KA_OFFSET_END: int
     KA_OFFSET_STORED: int
     KA_OFFSET_NONE: int
+    KA_ON_ASSIGN: int
+    KA_ON_REVOKE: int
+    KA_ON_LOST: int
+    KA_REPLACE: int
+    KA_ADD: int
+    KA_REMOVE: int
+    KA_ASK_COMMITTED: int
+    KA_ASK_TIMES: int
+    KA_ASK_WATERMARKS: int
+    KA_ASK_LAG: int
     KA_IDLE_WARM: int
     KA_IDLE_PARK: int
     KA_IDLE_SPIN: int
@@ -188,7 +199,29 @@ class lib:
     @staticmethod
     def ka_consumer_subscribe(c: ffi.CData, topics: ffi.CData, count: int, /) -> ffi.CData: ...
     @staticmethod
-    def ka_consumer_assign(c: ffi.CData, partitions: ffi.CData, count: int, /) -> ffi.CData: ...
+    def ka_consumer_assign(c: ffi.CData, how: int, partitions: ffi.CData, count: int, /) -> ffi.CData: ...
+    @staticmethod
+    def ka_consumer_pause(c: ffi.CData, pause: int, partitions: ffi.CData, count: int, /) -> ffi.CData: ...
+    @staticmethod
+    def ka_consumer_seek(c: ffi.CData, to: ffi.CData, /) -> ffi.CData: ...
+    @staticmethod
+    def ka_consumer_commit(c: ffi.CData, partitions: ffi.CData, count: int, patient: int, /) -> ffi.CData: ...
+    @staticmethod
+    def ka_consumer_store(c: ffi.CData, next: ffi.CData, /) -> int: ...
+    @staticmethod
+    def ka_consumer_ask(
+        c: ffi.CData, what: int, partitions: ffi.CData, count: int, timeout_us: int, /
+    ) -> ffi.CData: ...
+    @staticmethod
+    def ka_consumer_lag(c: ffi.CData, /) -> ffi.CData: ...
+    @staticmethod
+    def ka_consumer_answer(command: ffi.CData, out: ffi.CData, size: int, /) -> int: ...
+    @staticmethod
+    def ka_consumer_rebalance(c: ffi.CData, kind: ffi.CData, out: ffi.CData, size: int, /) -> int: ...
+    @staticmethod
+    def ka_consumer_rebalanced(c: ffi.CData, /) -> None: ...
+    @staticmethod
+    def ka_consumer_retire(c: ffi.CData, store_last: int, closing: int, /) -> int: ...
     @staticmethod
     def ka_consumer_assignment(c: ffi.CData, out: ffi.CData, size: int, /) -> int: ...
     @staticmethod

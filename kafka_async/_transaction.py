@@ -73,7 +73,7 @@ def send_offsets(
         return
     names = [ffi.new("char[]", item.topic.encode()) for item in items]
     array = ffi.new(
-        "ka_partition[]", [(name, item.partition, item.offset) for name, item in zip(names, items, strict=True)]
+        "ka_partition[]", [(name, item.partition, 0, item.offset) for name, item in zip(names, items, strict=True)]
     )
     left = deadline.left()
     _finish(name, lib.ka_producer_send_offsets(native, group, array, len(items), micros(left)), left)

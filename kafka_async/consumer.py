@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from types import TracebackType
+from typing import TYPE_CHECKING, Literal, NoReturn, overload
 
 from kafka_async import _exit, _log, errors
 from kafka_async._block import BlockReader
 from kafka_async._idle import Idle, native_idle
 from kafka_async._native import ffi, lib
-from kafka_async._wait import Deadline, answer, check_timeout, owned, wait
+from kafka_async._partitions import check_partitions, fetch, to_native
+from kafka_async._rebalance import Rebalancer
+from kafka_async._requests import Completer, poll_error, result, settle, state_error
+from kafka_async._wait import Deadline, check_timeout, micros, owned, wait
 from kafka_async.config import Config, Value, config_error, native_error
-from kafka_async.message import Message, TopicPartition, check_partition, native_offset
+from kafka_async.message import Message, TopicPartition, check_partition
 from kafka_async.metrics import ConsumerMetrics, latency_summary
+
+if TYPE_CHECKING:
+    from kafka_async._rebalance import Callback
 
 _START = {
     "smallest": lib.KA_OFFSET_BEGINNING,
@@ -25,18 +33,38 @@ _START = {
 }
 _NO_GROUP = "kafka_async.no_group"  # librdkafka wants a name to assign partitions; it is never joined
 _COMMAND_TIMEOUT_S = 30.0  # librdkafka's main thread answers at once unless it is broken
+_LOOKUP_TIMEOUT_S = 5.0  # of a question to the cluster that has no timeout of its own
+_ANSWER_S = 2.0  # how long an answer may come after its time
+
+
+class _Polling:
+    """Stands in for the rows while a thread polls."""
+
+    def __iter__(self) -> Iterator[Message]:
+        return self
+
+    def __next__(self) -> Message:
+        raise AssertionError("rows of a poll that is under way")
+
+
+_POLLING = _Polling()
 
 
 class Consumer:
     """Reads messages that a native worker fetched ahead.
 
-    One thread polls at a time; ``stop`` and ``metrics`` are safe from any. It is a context manager
+    One thread polls at a time; everything else is safe from any. It is a context manager
     that stops it at the end, and an iterator that ends when it is stopped.
 
     With a `group_id` it is a member of that group, and at-least-once by default: a message counts as
     processed when the next one is asked for, and what was processed is committed every
-    ``auto.commit.interval.ms`` and by ``stop``. Without one it reads every partition of its topics
-    from ``auto.offset.reset``, knows no group on the broker, and commits nothing.
+    ``auto.commit.interval.ms`` and by ``stop``. With ``enable.auto.commit`` False nothing is committed but by
+    ``commit``. Without a `group_id` it reads every partition of its topics from ``auto.offset.reset``, knows no
+    group on the broker, and commits nothing.
+
+    A member that does not poll for ``max.poll.interval.ms`` leaves its group, so that others go on with its
+    partitions. Its next poll calls `on_lost`, raises ConsumerError (``_MAX_POLL_EXCEEDED``), and joins again.
+    Heartbeats are native: however busy Python is, a member that polls stays one.
 
     Parameters
     ----------
@@ -52,6 +80,14 @@ class Consumer:
         About how many messages are fetched ahead, 2 to 10,000,000.
     prefetch_bytes : int, default 64 MiB
         The same in bytes, 2048 to 2 GiB.
+    on_assign, on_revoke, on_lost : callable, optional
+        Rebalance callbacks, called as ``callback(consumer, partitions)`` with a list of TopicPartition on the
+        polling thread, inside a poll. `on_assign`: before the first message; a ``seek`` in it sets the
+        start. `on_revoke`: before partitions are given up (their offsets are our positions); it may ``commit``. After
+        it nothing of them is handed out. Also called by ``unsubscribe`` and ``stop``, on their caller's
+        thread. `on_lost`: they belong to others already, and commits of them fail; without it `on_revoke` is called
+        instead. An exception ends the poll after the rebalance went on. With a callback a rebalance waits for the
+        next poll; without one it never waits.
     idle : {"warm", "park", "spin"}, default "warm"
         How a poll waits for a message. "warm" and "park" sleep, which proved best for both CPU and latency.
         "spin" does not: messages come some 10 to 100 us sooner, and the polling thread takes a whole core as long
@@ -86,6 +122,9 @@ class Consumer:
         config: Mapping[str, Value] | None = None,
         prefetch_messages: int = 100_000,
         prefetch_bytes: int = 64 * 2**20,
+        on_assign: Callback | None = None,
+        on_revoke: Callback | None = None,
+        on_lost: Callback | None = None,
         idle: Idle = "warm",
         cpu: int | None = None,
         log: bool = True,
@@ -93,6 +132,7 @@ class Consumer:
         _check_prefetch(prefetch_messages, prefetch_bytes)
         if group_id is not None and (not isinstance(group_id, str) or not group_id):
             raise ValueError(f"group_id must be a name or None, not {group_id!r}")
+        self._rebalancer = Rebalancer(on_assign, on_revoke, on_lost)
         idling = native_idle(idle, cpu)
         names = None if topics is None else _names(topics, group_id)
         conf = _config(bootstrap_servers, group_id, config, prefetch_messages, prefetch_bytes)
@@ -103,8 +143,10 @@ class Consumer:
             "group": group_id is not None,
             "store_offsets": group_id is not None and conf.get("enable.auto.commit") == "true",
             "default_offset": _START.get(conf.get("auto.offset.reset") or "largest", lib.KA_OFFSET_STORED),
+            "callbacks": self._rebalancer.mask(),
             **dict(zip(("idle", "bound", "cpu"), idling, strict=True)),
         }
+        self._committed_only = conf.get("isolation.level") == "read_committed"
         _exit.check()
         if log:
             _log.start()
@@ -116,6 +158,7 @@ class Consumer:
         self._native = ffi.gc(native, lib.ka_consumer_release)
         self._group_id = group_id
         self._auto_commit = bool(options["store_offsets"])
+        self._reset = "beginning" if options["default_offset"] == lib.KA_OFFSET_BEGINNING else "end"
         self._subscription: list[str] = []
         self._where = ffi.new("ka_partition *")
         self._block = BlockReader(self._native)
@@ -124,6 +167,7 @@ class Consumer:
         self._handed = 0  # our copy of the block's word
         self._generation = -1
         self._poller: int | None = None  # the thread that polled last
+        self._completer = Completer(self)
         _exit.watch(self)
         if names is not None:
             self.subscribe(names)
@@ -153,44 +197,60 @@ class Consumer:
         PartitionEnd
             With ``enable.partition.eof``: a partition is read to its end.
         RuntimeError
-            Another thread is polling.
+            Another thread is polling, or it is called from within a rebalance callback.
         ClosedError, ForkedError
             The consumer is stopped, or belongs to the parent process.
+        Exception
+            What a rebalance callback raised.
         """
-        while True:
-            # No call between the row and its return: a signal's exception must not come between.
-            for message in self._rows:
-                # The order of the next lines is the contract with the native side: see "The block" in
-                # csrc/ka_consumer.h.
-                self._handed = handed = self._handed + 1
-                self._shared[0] = handed
-                if self._shared[1] == self._generation:
-                    return message
-                self._shared[0] = self._handed = handed - 1
-                break
-            if not self._fill(check_timeout(timeout)):
-                return None
+        # One step of the interpreter, so that of two threads one sees the other.
+        rows, self._rows = self._rows, _POLLING
+        if rows is _POLLING:
+            self._refuse_poll()
+        try:
+            while True:
+                # No call between the row and its return: a signal's exception must not come between.
+                for message in rows:
+                    # The order of the next lines is the contract with the native side: see "The block" in
+                    # csrc/ka_consumer.h.
+                    self._handed = handed = self._handed + 1
+                    self._shared[0] = handed
+                    if self._shared[1] == self._generation:
+                        return message
+                    self._shared[0] = self._handed = handed - 1
+                    break
+                rows = iter(())
+                if (filled := self._fill(check_timeout(timeout))) is None:
+                    return None
+                rows = filled
+        finally:
+            self._rows = rows
 
-    def _fill(self, timeout: float | None) -> bool:
-        """Take the next block, waiting for it. False: none came in time."""
+    def _refuse_poll(self) -> NoReturn:
+        self._rebalancer.refuse_inside("poll")
+        raise RuntimeError("another thread is polling this consumer: poll from one thread at a time")
+
+    def _fill(self, timeout: float | None) -> Iterator[Message] | None:
+        """Take the next block, waiting for it. None: none came in time."""
         self._poller = threading.get_ident()
         deadline: Deadline | None = None  # a block that is there needs no clock
         while True:
             self._generation = self._shared[1]
-            self._rows = iter(())
             count = lib.ka_consumer_take(self._native, self._error, self._where)
             self._handed = 0  # in the block too
             if count > 0:
-                self._rows = self._block.messages(count)
-                return True
+                return self._block.messages(count)
+            if count == lib.KA_REBALANCE:
+                self._rebalancer.run_due(self)
+                continue
             if count < 0:
-                raise self._poll_error(count)
+                raise poll_error(count, self._error, self._where)
             deadline = deadline or Deadline(timeout)
             status = wait(lambda timeout_us: lib.ka_wait_consumer_ready(self._native, timeout_us), deadline)
             if status == lib.KA_TIMEOUT:
-                return False
+                return None
             if status != lib.KA_OK:
-                raise self._poll_error(status)
+                raise poll_error(status, self._error, self._where)
 
     def __iter__(self) -> Iterator[Message]:
         """Iterate over messages as they come, until the consumer is stopped."""
@@ -208,7 +268,8 @@ class Consumer:
     def subscribe(self, topics: str | Iterable[str]) -> None:
         """Read these topics instead of what was read before.
 
-        Waits, GIL released, for librdkafka to take it, not for messages or for the group.
+        Waits, GIL released, for librdkafka to take it, not for messages or for the group. In a group,
+        partitions of topics that are there no more are read until the group has taken them back.
 
         Parameters
         ----------
@@ -225,19 +286,33 @@ class Consumer:
         names = _names(topics, self._group_id)
         texts = [ffi.new("char[]", name.encode()) for name in names]
         array = ffi.new("const char *[]", texts)
-        self._command(lib.ka_consumer_subscribe(self._native, array, len(names)))
+        result(lib.ka_consumer_subscribe(self._native, array, len(names)), _COMMAND_TIMEOUT_S)
         self._subscription = names
 
     def unsubscribe(self) -> None:
         """Read nothing any more; in a group, leave it.
 
+        Calls `on_revoke` first, on the calling thread. What was handed out counts as processed if that is the
+        polling thread.
+
         Raises
         ------
+        RuntimeError
+            It is called from within a rebalance callback.
         ClosedError, ForkedError
             The consumer is stopped, or belongs to the parent process.
+        Exception
+            What `on_revoke` raised.
         """
-        self._command(lib.ka_consumer_subscribe(self._native, ffi.new("const char *[]", 1), 0))
-        self._subscription = []
+        self._rebalancer.refuse_inside("unsubscribe")
+        try:
+            if self._group_id is not None and self._subscription:
+                lib.ka_consumer_retire(self._native, self._poller == threading.get_ident(), 0)
+                self._rebalancer.give_up(self, Deadline(_COMMAND_TIMEOUT_S))
+        finally:
+            none = ffi.new("const char *[]", 1)
+            result(lib.ka_consumer_subscribe(self._native, none, 0), _COMMAND_TIMEOUT_S)
+            self._subscription = []
 
     def subscription(self) -> list[str]:
         """Tell what was subscribed to.
@@ -249,16 +324,17 @@ class Consumer:
         """
         return list(self._subscription)
 
-    def assign(self, partitions: Sequence[TopicPartition]) -> None:
+    def assign(self, partitions: Iterable[TopicPartition]) -> None:
         """Read exactly these partitions instead of what was read before.
 
-        Waits, GIL released, for librdkafka to take it, not for messages.
+        Ends a subscription as ``unsubscribe`` does. Waits, GIL released, for librdkafka to take it, not for
+        messages.
 
         Parameters
         ----------
-        partitions : sequence of TopicPartition
+        partitions : iterable of TopicPartition
             Where the offset is None, reading begins at what the group committed, or without a group
-            where ``auto.offset.reset`` says.
+            where ``auto.offset.reset`` says. A ``("timestamp", ms)`` is looked up first, for at most 5 s.
 
         Raises
         ------
@@ -270,16 +346,159 @@ class Consumer:
         ClosedError, ForkedError
             The consumer is stopped, or belongs to the parent process.
         """
-        checked = [check_partition(item) for item in partitions]
-        if len({item[:2] for item in checked}) < len(checked):
-            raise ValueError("a partition is there twice")
-        array = _array(len(checked))
-        texts = []
-        for native, (topic, number, offset) in zip(array, checked, strict=False):  # the array is never empty
-            texts.append(ffi.new("char[]", topic.encode()))
-            native.topic, native.partition, native.offset = texts[-1], number, native_offset(offset)
-        self._command(lib.ka_consumer_assign(self._native, array, len(checked)))
+        array = to_native(items := self._located(check_partitions(partitions)))
+        if self._group_id is not None and self._subscription:
+            self.unsubscribe()
+        result(lib.ka_consumer_assign(self._native, lib.KA_REPLACE, array, len(items)), _COMMAND_TIMEOUT_S)
         self._subscription = []
+
+    def incremental_assign(self, partitions: Iterable[TopicPartition]) -> None:
+        """Read these partitions too.
+
+        Waits, GIL released, for librdkafka to take it.
+
+        Parameters
+        ----------
+        partitions : iterable of TopicPartition
+            As for ``assign``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As ``assign``.
+        ConsumerError
+            One is read already, or topics are subscribed to. Nothing has changed.
+        ClosedError, ForkedError
+            The consumer is stopped, or belongs to the parent process.
+        """
+        self._change(lib.KA_ADD, self._located(check_partitions(partitions)))
+
+    def incremental_unassign(self, partitions: Iterable[TopicPartition]) -> None:
+        """Read these partitions no more.
+
+        Waits, GIL released, for librdkafka to take it. What was prefetched of them is discarded.
+
+        Parameters
+        ----------
+        partitions : iterable of TopicPartition
+            Their offsets are ignored.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As ``assign``.
+        ConsumerError
+            One is not read, or topics are subscribed to. Nothing has changed.
+        ClosedError, ForkedError
+            The consumer is stopped, or belongs to the parent process.
+        """
+        self._change(lib.KA_REMOVE, [item._replace(offset=None) for item in check_partitions(partitions)])
+
+    def _change(self, how: int, items: list[TopicPartition]) -> None:
+        if self._subscription:
+            raise errors.ConsumerError(
+                "topics are subscribed to, so partitions are assigned for you: call assign() or unsubscribe() first",
+                code=-172,
+                name="_STATE",
+            )
+        array = to_native(items)
+        result(lib.ka_consumer_assign(self._native, how, array, len(items)), _COMMAND_TIMEOUT_S)
+
+    def pause(self, partitions: Iterable[TopicPartition]) -> None:
+        """Hand out nothing of these partitions until they are resumed.
+
+        At once, whatever was prefetched; that is discarded and fetched again later. They stay assigned and
+        keep their positions; a rebalance that takes one away ends its pause. Waits, GIL released, for the worker.
+
+        Parameters
+        ----------
+        partitions : iterable of TopicPartition
+            Their offsets are ignored.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As ``assign``.
+        ConsumerError
+            One is not assigned. None was paused.
+        ClosedError, ForkedError
+            The consumer is stopped, or belongs to the parent process.
+        """
+        self._pause(partitions, 1)
+
+    def resume(self, partitions: Iterable[TopicPartition]) -> None:
+        """Go on with paused partitions, at our positions.
+
+        Waits, GIL released, for the worker.
+
+        Parameters
+        ----------
+        partitions : iterable of TopicPartition
+            Their offsets are ignored; one that is not paused stays as it is.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As ``assign``.
+        ConsumerError
+            One is not assigned. None was resumed.
+        ClosedError, ForkedError
+            The consumer is stopped, or belongs to the parent process.
+        """
+        self._pause(partitions, 0)
+
+    def _pause(self, partitions: Iterable[TopicPartition], pause: int) -> None:
+        items = [item._replace(offset=None) for item in check_partitions(partitions)]
+        array = to_native(items)
+        result(lib.ka_consumer_pause(self._native, pause, array, len(items)), _COMMAND_TIMEOUT_S)
+
+    def seek(self, partition: TopicPartition, timeout: float | None = 5.0) -> None:
+        """Go on reading a partition at another offset.
+
+        At once: what was prefetched of it is discarded. The other partitions are not concerned.
+
+        Parameters
+        ----------
+        partition : TopicPartition
+            With an offset of any kind.
+        timeout : float or None, default 5
+            Seconds to look up ``("timestamp", ms)`` or ``"stored"``; nothing else waits for the broker.
+
+        Raises
+        ------
+        TypeError, ValueError
+            It is no TopicPartition, has no offset, or one out of range.
+        ConsumerError
+            It is not assigned, or the offset was not found in time.
+        ClosedError, ForkedError
+            The consumer is stopped, or belongs to the parent process.
+        """
+        item = check_partition(partition)
+        if item.offset is None:
+            raise ValueError(f"{item!r}: seek needs an offset")
+        timeout = check_timeout(timeout)
+        if item.offset == "stored":
+            (found,) = self.committed([item], timeout)
+            item = item._replace(offset=self._reset) if found.offset is None else found
+        (item,) = self._located([item], timeout)
+        array = to_native([item])
+        result(lib.ka_consumer_seek(self._native, array), _COMMAND_TIMEOUT_S)
+
+    def _located(self, items: list[TopicPartition], timeout: float | None = _LOOKUP_TIMEOUT_S) -> list[TopicPartition]:
+        """Replace times by the offsets that are there."""
+        at = {
+            i: item.offset[1:]
+            for i, item in enumerate(items)
+            if isinstance(item.offset, tuple) and item.offset[:1] == ("timestamp",)
+        }
+        if not at:
+            return items
+        times = [items[i]._replace(offset=_milliseconds(items[i], *offset)) for i, offset in at.items()]
+        found = dict(zip(at, self.offsets_for_times(times, timeout), strict=True))
+        return [
+            item._replace(offset="end" if found[i].offset is None else found[i].offset) if i in found else item
+            for i, item in enumerate(items)
+        ]
 
     def assignment(self) -> list[TopicPartition]:
         """Tell which partitions are read now.
@@ -296,17 +515,280 @@ class Consumer:
         ForkedError
             The consumer belongs to the parent process.
         """
-        size = 0
-        while (count := lib.ka_consumer_assignment(self._native, array := _array(size), size)) > size:
-            size = count
-        if count < 0:
-            raise _state_error(count)
-        return [
-            TopicPartition(
-                ffi.string(native.topic).decode(), native.partition, native.offset if native.offset >= 0 else None
+        found = fetch(lambda out, size: lib.ka_consumer_assignment(self._native, out, size))
+        if isinstance(found, int):
+            raise state_error(found)
+        return found[0]
+
+    def position(self, partitions: Iterable[TopicPartition]) -> list[TopicPartition]:
+        """Tell where reading goes on: our position, not that of what is prefetched.
+
+        Never blocks.
+
+        Parameters
+        ----------
+        partitions : iterable of TopicPartition
+            Their offsets are ignored.
+
+        Returns
+        -------
+        list of TopicPartition
+            In the order asked. The offset is that of the last message handed out + 1, or what was sought to; None:
+            nothing was handed out yet, or it is not assigned.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As ``assign``.
+        ForkedError
+            The consumer belongs to the parent process.
+        """
+        positions = {item[:2]: item for item in self.assignment()}
+        return [positions.get(item[:2], item._replace(offset=None)) for item in check_partitions(partitions)]
+
+    def store(self, message: Message) -> None:
+        """Tell that a message is processed, for a commit to come.
+
+        Needed where messages are not done with in their order of hand-out, and only then. With
+        ``enable.auto.commit`` it is committed soon, else by the next ``commit`` without arguments, which for this
+        partition then commits what was stored and not the position. Never blocks.
+
+        Parameters
+        ----------
+        message : Message
+            Of a partition that is assigned; the messages before it count as processed too.
+
+        Raises
+        ------
+        TypeError
+            It is no Message.
+        ConsumerError
+            Its partition is not assigned any more, or there is no group.
+        ForkedError
+            The consumer belongs to the parent process.
+        """
+        array = to_native([self._after(message)])
+        status = lib.ka_consumer_store(self._native, array)
+        if status == lib.KA_INVALID:
+            raise errors.ConsumerError(
+                f"partition {message.partition} of topic {message.topic!r} is not assigned to this consumer (any more)",
+                code=-172,
+                name="_STATE",
             )
-            for native in array[0:count]
-        ]
+        if status != lib.KA_OK:
+            raise state_error(status)
+
+    @overload
+    def commit(
+        self,
+        message: Message | None = ...,
+        *,
+        offsets: Iterable[TopicPartition] | Mapping[TopicPartition, int] | None = ...,
+        asynchronous: Literal[False] = ...,
+        timeout: float | None = ...,
+    ) -> list[TopicPartition]: ...
+    @overload
+    def commit(
+        self,
+        message: Message | None = ...,
+        *,
+        offsets: Iterable[TopicPartition] | Mapping[TopicPartition, int] | None = ...,
+        asynchronous: Literal[True],
+        timeout: float | None = ...,
+    ) -> Future[list[TopicPartition]]: ...
+    def commit(
+        self,
+        message: Message | None = None,
+        *,
+        offsets: Iterable[TopicPartition] | Mapping[TopicPartition, int] | None = None,
+        asynchronous: bool = False,
+        timeout: float | None = 5.0,
+    ) -> list[TopicPartition] | Future[list[TopicPartition]]:
+        """Commit offsets to the group.
+
+        Without `message` and `offsets`: of each assigned partition the position, so that everything handed out
+        counts as processed, or what ``store`` was told of it.
+
+        Waits for the answer, GIL released, unless `asynchronous`. Safe in a rebalance callback.
+
+        Parameters
+        ----------
+        message : Message, optional
+            Commit this one and those before it in its partition.
+        offsets : iterable of TopicPartition, or mapping of TopicPartition to int, optional
+            Commit these: each the offset of the next message to process.
+        asynchronous : bool, default False
+            Return a future at once. It is completed by a thread of its own.
+        timeout : float or None, default 5
+            Seconds. Past it the commit goes on, with nobody told how it ended.
+
+        Returns
+        -------
+        list of TopicPartition, or concurrent.futures.Future of it
+            What was committed; empty when there was nothing to commit.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Both `message` and `offsets` are given, or one is none.
+        ConsumerError
+            Kafka refuses it (the group may have given the partition to another member), there was no answer in
+            time, or there is no group.
+        ClosedError, ForkedError
+            The consumer is stopped, or belongs to the parent process.
+        """
+        self._need_group("commit")
+        timeout = check_timeout(timeout)
+        if message is not None and offsets is not None:
+            raise ValueError("give a message or offsets, not both")
+        items = [self._after(message)] if message is not None else _offsets(offsets)
+        array = ffi.NULL if items is None else to_native(items)
+        command = lib.ka_consumer_commit(self._native, array, len(items or ()), bool(asynchronous))
+        return self._completer.future(command, timeout) if asynchronous else result(command, timeout)
+
+    def _after(self, message: Message) -> TopicPartition:
+        self._need_group("store")
+        if not isinstance(message, Message):
+            raise TypeError(f"message must be a Message, not {type(message).__name__}")
+        return TopicPartition(message.topic, message.partition, message.offset + 1)
+
+    def committed(self, partitions: Iterable[TopicPartition], timeout: float | None = 5.0) -> list[TopicPartition]:
+        """Ask what the group has committed.
+
+        Waits for the broker, GIL released.
+
+        Parameters
+        ----------
+        partitions : iterable of TopicPartition
+            Their offsets are ignored.
+        timeout : float or None, default 5
+            Seconds.
+
+        Returns
+        -------
+        list of TopicPartition
+            In the order asked; offset None: nothing.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As ``assign``.
+        ConsumerError
+            There was no answer in time, Kafka refuses it, or there is no group.
+        ClosedError, ForkedError
+            The consumer is stopped, or belongs to the parent process.
+        """
+        self._need_group("committed")
+        return self._ask(
+            lib.KA_ASK_COMMITTED, [item._replace(offset=None) for item in check_partitions(partitions)], timeout
+        )
+
+    def watermarks(self, topic: str, partition: int, timeout: float | None = 5.0) -> tuple[int, int]:
+        """Ask where the log of a partition begins and ends.
+
+        Waits for the broker, GIL released.
+
+        Parameters
+        ----------
+        topic : str
+        partition : int
+        timeout : float or None, default 5
+            Seconds.
+
+        Returns
+        -------
+        tuple of int
+            The offset of the first message, and that of the next one to be written (under ``read_committed``, of the
+            first one of an open transaction).
+
+        Raises
+        ------
+        TypeError, ValueError
+            As ``assign``.
+        ConsumerError
+            There was no answer in time, or there is no such partition.
+        ClosedError, ForkedError
+            The consumer is stopped, or belongs to the parent process.
+        """
+        low, high = self._ask(lib.KA_ASK_WATERMARKS, check_partitions([TopicPartition(topic, partition)]), timeout)
+        assert isinstance(low.offset, int)
+        assert isinstance(high.offset, int)
+        return low.offset, high.offset
+
+    def offsets_for_times(
+        self, partitions: Iterable[TopicPartition], timeout: float | None = 5.0
+    ) -> list[TopicPartition]:
+        """Ask for the first message of each partition that is not older than a time.
+
+        Waits for the broker, GIL released.
+
+        Parameters
+        ----------
+        partitions : iterable of TopicPartition
+            The offset of each is a time in milliseconds since the epoch.
+        timeout : float or None, default 5
+            Seconds.
+
+        Returns
+        -------
+        list of TopicPartition
+            In the order asked; offset None: all messages are older.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As ``assign``; a time is no int of at least 0.
+        ConsumerError
+            There was no answer in time, or there is no such partition.
+        ClosedError, ForkedError
+            The consumer is stopped, or belongs to the parent process.
+        """
+        items = check_partitions(partitions)
+        for item in items:
+            _milliseconds(item, item.offset)
+        return self._ask(lib.KA_ASK_TIMES, items, timeout)
+
+    def lag(self, timeout: float | None = None) -> dict[TopicPartition, int]:
+        """Tell how many messages of the assigned partitions were not handed out yet.
+
+        The end of each is that of the last fetch, which costs no request. Under ``read_committed`` librdkafka does
+        not tell the end of what is committed, and with a `timeout` it should be of now: then the broker is asked,
+        GIL released.
+
+        Parameters
+        ----------
+        timeout : float or None
+            Seconds to ask the broker; None: 5 if it has to be asked.
+
+        Returns
+        -------
+        dict of TopicPartition to int
+            Keys have no offset. A partition of which nothing is known yet is left out.
+
+        Raises
+        ------
+        ConsumerError
+            The broker did not answer in time.
+        ClosedError, ForkedError
+            The consumer is stopped, or belongs to the parent process.
+        """
+        timeout = check_timeout(timeout)
+        if timeout is None and not self._committed_only:
+            lags = result(lib.ka_consumer_lag(self._native), _COMMAND_TIMEOUT_S)
+        else:
+            lags = self._ask(lib.KA_ASK_LAG, [], _LOOKUP_TIMEOUT_S if timeout is None else timeout)
+        return {item._replace(offset=None): item.offset for item in lags if isinstance(item.offset, int)}
+
+    def _ask(self, what: int, items: list[TopicPartition], timeout: float | None) -> list[TopicPartition]:
+        timeout = check_timeout(timeout)
+        array = to_native(items)
+        command = lib.ka_consumer_ask(self._native, what, array, len(items), micros(timeout))
+        # The answer comes a little after that time.
+        return result(command, None if timeout is None else timeout + _ANSWER_S)
+
+    def _need_group(self, what: str) -> None:
+        if self._group_id is None:
+            raise errors.ConsumerError(f"{what} needs a group: give group_id", code=-179, name="_UNKNOWN_GROUP")
 
     def metrics(self) -> ConsumerMetrics:
         """Take a snapshot of counters and latencies.
@@ -325,7 +807,7 @@ class Consumer:
         stats = ffi.new("ka_consumer_stats *")
         status = lib.ka_consumer_metrics(self._native, stats)
         if status != lib.KA_OK:
-            raise _state_error(status)
+            raise state_error(status)
         return ConsumerMetrics(
             stats.received,
             stats.handed_out,
@@ -339,21 +821,38 @@ class Consumer:
         """Stop reading, commit what was processed, leave the group.
 
         A second call does nothing. Called by the polling thread, the message in hand counts as
-        processed; called by another, it does not and will be seen again. Waits with the GIL
-        released; a poll of another thread ends with ClosedError, its iteration ends.
+        processed; called by another, it does not and will be seen again. Calls `on_revoke` for what is assigned, on
+        the calling thread. Waits with the GIL released; a poll of another thread ends with ClosedError, its
+        iteration ends.
 
         Parameters
         ----------
         timeout : float or None, default 5
             Seconds. Past it, closing goes on in the background and a warning is logged.
+
+        Raises
+        ------
+        RuntimeError
+            It is called from within a rebalance callback.
+        Exception
+            What `on_revoke` raised, after the end of closing.
         """
         self._stop(check_timeout(timeout), self._poller == threading.get_ident())
 
     def _stop(self, timeout: float | None, store_last: bool) -> None:
-        if lib.ka_consumer_close(self._native, store_last) != lib.KA_OK:
+        self._rebalancer.refuse_inside("stop")
+        deadline = Deadline(timeout)
+        if lib.ka_consumer_retire(self._native, store_last, 1) != lib.KA_OK:
             return  # stopped before, or made by the parent process
-        self._rows = iter(())
-        status = wait(lambda timeout_us: lib.ka_wait_consumer_closed(self._native, timeout_us), timeout)
+        try:
+            if self._group_id is not None and self._subscription:
+                self._rebalancer.give_up(self, deadline)
+        finally:
+            self._close(deadline, timeout, store_last)
+
+    def _close(self, deadline: Deadline, timeout: float | None, store_last: bool) -> None:
+        lib.ka_consumer_close(self._native, store_last)
+        status = wait(lambda timeout_us: lib.ka_wait_consumer_closed(self._native, timeout_us), deadline)
         if status == lib.KA_TIMEOUT:
             _log.logger.warning("the consumer has not left its group after %s s; it goes on in the background", timeout)
         _exit.forget(self)
@@ -366,47 +865,24 @@ class Consumer:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Stop; when the block ends by an exception, the message in hand is not committed."""
-        self._stop(5.0, error is None and self._poller == threading.get_ident())
+        try:
+            self._stop(5.0, error is None and self._poller == threading.get_ident())
+        except Exception:
+            if error is None:
+                raise
+            _log.logger.exception("stopping after %s met another exception", type(error).__name__)
 
     def _group_for(self, timeout: float | None) -> ffi.CData:
         """Find what a transaction has to know of the group: an answered command."""
-        if self._group_id is None:
-            raise errors.ConsumerError("a consumer without a group_id has no offsets to commit: give it one")
+        self._need_group("send_offsets_to_transaction")
         if self._auto_commit:
             raise config_error(
                 "enable.auto.commit",
                 "config: 'enable.auto.commit' must be False for a consumer whose offsets are sent to a transaction",
             )
         command = owned(lib.ka_consumer_group(self._native))
-        status = wait(lambda timeout_us: lib.ka_wait_command(command, timeout_us, self._error), timeout)
-        self._check_answer(status)
+        settle(command, timeout)
         return command
-
-    def _command(self, command: ffi.CData) -> None:
-        status, _ = answer(command, _COMMAND_TIMEOUT_S, self._error)
-        self._check_answer(status)
-
-    def _check_answer(self, status: int) -> None:
-        if status == lib.KA_FAILED:
-            raise errors.from_native(errors.ConsumerError, self._error)
-        if status == lib.KA_TIMEOUT:
-            raise errors.ConsumerError("librdkafka does not answer", code=-185, name="_TIMED_OUT", retriable=True)
-        if status != lib.KA_OK:
-            raise _state_error(status)
-
-    def _poll_error(self, status: int) -> Exception:
-        if status == lib.KA_BUSY:
-            return RuntimeError("another thread is polling this consumer: poll from one thread at a time")
-        if status != lib.KA_FAILED:
-            return _state_error(status)
-        end = ffi.string(self._error.name) == b"_PARTITION_EOF"
-        error = errors.from_native(errors.PartitionEnd if end else errors.ConsumerError, self._error)
-        if self._where.topic != ffi.NULL:
-            offset = self._where.offset
-            error.partition = TopicPartition(
-                ffi.string(self._where.topic).decode(), self._where.partition, offset if offset >= 0 else None
-            )
-        return error
 
     def _begin_exit(self, timeout_s: float) -> None:  # noqa: ARG002 - a consumer's end has no limit of its own
         lib.ka_consumer_close(self._native, 0)
@@ -463,13 +939,21 @@ def _names(topics: str | Iterable[str], group_id: str | None) -> list[str]:
     return names
 
 
-def _array(size: int) -> ffi.CData:
-    return ffi.new("ka_partition[]", size or 1)
+def _milliseconds(item: TopicPartition, time: object = None) -> int:
+    if isinstance(time, bool) or not isinstance(time, int) or not 0 <= time < 2**63:
+        raise ValueError(f"{item!r}: a time must be milliseconds since the epoch, an int of at least 0")
+    return time
 
 
-def _state_error(status: int) -> Exception:
-    if status == lib.KA_FORKED:
-        return errors.ForkedError("this consumer belongs to the parent process: make a new one after the fork")
-    if status == lib.KA_CLOSED:
-        return errors.ClosedError("the consumer is stopped: make a new one")
-    return MemoryError("the native core has no memory")
+def _offsets(
+    offsets: Iterable[TopicPartition] | Mapping[TopicPartition, int] | None,
+) -> list[TopicPartition] | None:
+    if offsets is None:
+        return None
+    if isinstance(offsets, Mapping):
+        offsets = [check_partition(item)._replace(offset=offset) for item, offset in offsets.items()]
+    items = check_partitions(offsets)
+    for item in items:
+        if isinstance(item.offset, bool) or not isinstance(item.offset, int) or not 0 <= item.offset < 2**63:
+            raise ValueError(f"{item!r}: to be committed it needs the offset of the next message to process")
+    return items

@@ -39,8 +39,9 @@ class TopicPartition(NamedTuple):
     topic : str
     partition : int
     offset : int, str, tuple or None
-        An offset; ``"beginning"``, ``"end"``, ``"stored"`` (what the group committed) or
-        ``("tail", n)`` (n messages before the end); None: none.
+        An offset; ``"beginning"``, ``"end"``, ``"stored"`` (what the group committed),
+        ``("tail", n)`` (n messages before the end) or ``("timestamp", ms)`` (the first message at or after that time);
+        None: none.
     """
 
     topic: str
@@ -118,13 +119,17 @@ def native_offset(offset: Offset) -> int:
         return lib.KA_OFFSET_NONE
     if isinstance(offset, str):
         if offset not in _NAMED_OFFSETS:
-            raise ValueError(f"offset {offset!r}: use a number, 'beginning', 'end', 'stored' or ('tail', n)")
+            raise ValueError(
+                f"offset {offset!r}: use a number, 'beginning', 'end', 'stored', ('tail', n) or ('timestamp', ms)"
+            )
         return _NAMED_OFFSETS[offset]
     if isinstance(offset, tuple):
         match offset:
             case ("tail", int(count)) if 0 <= count < 2**62:
                 return _TAIL_BASE - count
-        raise ValueError(f"offset {offset!r}: use ('tail', n) with n from 0 to 2**62 - 1")
+            case ("timestamp", int(ms)) if 0 <= ms < 2**63:
+                raise ValueError(f"offset {offset!r}: a time can't be used here, look it up by offsets_for_times()")
+        raise ValueError(f"offset {offset!r}: use ('tail', n) with n from 0 to 2**62 - 1, or ('timestamp', ms)")
     if isinstance(offset, bool) or not isinstance(offset, int):
         raise TypeError(f"offset must be int, str, tuple or None, not {type(offset).__name__}")
     if not 0 <= offset < 2**63:

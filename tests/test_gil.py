@@ -87,7 +87,9 @@ class Objects:
         self.producer = Producer(cluster.bootstrap_servers, "t", queue_messages=1_000_000)
         self.consumer = reader(cluster.bootstrap_servers, "t")
         self.error = ffi.new("ka_error *")
+        self.name = ffi.new("char[]", b"t")
         self.where = ffi.new("ka_partition *")
+        self.place = ffi.new("ka_partition *", {"topic": self.name, "offset": 1})
         self.cluster = cluster
         self.producer_options = ffi.new("ka_producer_options *", {"queue_messages": 10, "queue_bytes": 1000})
         self.consumer_options = ffi.new("ka_consumer_options *", (10, 1000, 0, 0, 0, 0))
@@ -149,7 +151,17 @@ class Objects:
             "ka_consumer_block": lambda: (c,),
             "ka_command_release": lambda: (lib.ka_consumer_subscribe(c, topics, 1),),
             "ka_consumer_subscribe": lambda: (c, topics, 1),
-            "ka_consumer_assign": lambda: (c, none, 0),
+            "ka_consumer_assign": lambda: (self.stopped_consumer, 0, none, 0),
+            "ka_consumer_pause": lambda: (self.stopped_consumer, 1, none, 0),
+            "ka_consumer_seek": lambda: (self.stopped_consumer, self.place),
+            "ka_consumer_commit": lambda: (self.stopped_consumer, none, 0, 0),
+            "ka_consumer_store": lambda: (c, self.place),
+            "ka_consumer_ask": lambda: (self.stopped_consumer, lib.KA_ASK_TIMES, none, 0, 0),
+            "ka_consumer_lag": lambda: (self.stopped_consumer,),
+            "ka_consumer_answer": lambda: (self.command(), none, 0),
+            "ka_consumer_rebalance": lambda: (c, ffi.new("int32_t *"), none, 0),
+            "ka_consumer_rebalanced": lambda: (c,),
+            "ka_consumer_retire": lambda: (self.stopped_consumer, 0, 0),
             "ka_consumer_assignment": lambda: (c, none, 0),
             "ka_consumer_take": lambda: (c, self.error, self.where),
             "ka_consumer_topic_name": lambda: (c, 0),

@@ -1,0 +1,302 @@
+/* What the consumer reads, and from where. Its calls of librdkafka are answered by librdkafka's main thread, which
+ * never waits for the network. They run on the worker between two polls, so that no message is taken
+ * for one of another assignment. */
+#include "ka_consumer.h"
+
+enum { SEEK_TIMEOUT_MS = 1000 }; /* librdkafka's main thread answers at once unless it is broken */
+
+static const int64_t SEEK_AGAIN_NS = 10000000;
+
+/* Another change in the midst of librdkafka's stopping a partition fails an assertion of its (seen on 2.0.2).
+ * Stopping is a chain of messages to its main thread, a request and an answer, so two round trips there
+ * come after it; one more for good measure costs microseconds. */
+void kai_assignment_settle(ka_consumer *c)
+{
+    for (int i = 0; i < 3; i++) {
+        rd_kafka_topic_partition_list_t *list = NULL;
+
+        if (rd_kafka_assignment(c->rk, &list) == RD_KAFKA_RESP_ERR_NO_ERROR && list)
+            rd_kafka_topic_partition_list_destroy(list);
+    }
+}
+
+static rd_kafka_resp_err_t code_of(rd_kafka_error_t *error)
+{
+    rd_kafka_resp_err_t code = error ? rd_kafka_error_code(error) : RD_KAFKA_RESP_ERR_NO_ERROR;
+
+    rd_kafka_error_destroy(error);
+    return code;
+}
+
+/* ---------------------------------------------------------------- topics */
+
+static void set_subscription(ka_consumer *c, const rd_kafka_topic_partition_list_t *list)
+{
+    if (c->subscription)
+        rd_kafka_topic_partition_list_destroy(c->subscription);
+    c->subscription = list->cnt ? rd_kafka_topic_partition_list_copy(list) : NULL;
+    atomic_store(&c->expelled, 0);
+    atomic_store(&c->returned, 0);
+    atomic_store(&c->polled_ns, kai_now_ns());
+}
+
+static rd_kafka_resp_err_t leave_group(ka_consumer *c)
+{
+    kai_rebalances_drop(c);
+    c->revoke_due = c->given > 0;
+    kai_partitions_abandon(c, NULL);
+    return rd_kafka_unsubscribe(c->rk);
+}
+
+static int run_subscribe(consumer_command *command)
+{
+    ka_consumer *c = command->c;
+    rd_kafka_resp_err_t code;
+
+    atomic_store(&c->lookup, LOOKUP_IDLE); /* a result not used yet is of another time */
+    if (!c->options.group) {
+        kai_partitions_abandon(c, NULL);
+        kai_wanted_set(c, command->list);
+        code = rd_kafka_assign(c->rk, NULL);
+        kai_assignment_settle(c);
+        return code;
+    }
+    if (!c->subscription) { /* assigned by hand */
+        kai_partitions_abandon(c, NULL);
+        rd_kafka_assign(c->rk, NULL);
+        kai_assignment_settle(c);
+    }
+    if (command->list->cnt == 0)
+        code = leave_group(c);
+    else
+        code = rd_kafka_subscribe(c->rk, command->list);
+    if (!code)
+        set_subscription(c, command->list);
+    return code;
+}
+
+ka_command *ka_consumer_subscribe(ka_consumer *c, const char *const *topics, int64_t count)
+{
+    consumer_command *command = kai_command_new(c, run_subscribe, NULL, 0);
+
+    for (int64_t i = 0; command && i < count; i++)
+        rd_kafka_topic_partition_list_add(command->list, topics[i], RD_KAFKA_PARTITION_UA);
+    if (command)
+        command->waits_for_revoke = 1;
+    return kai_command_submit(command);
+}
+
+/* ---------------------------------------------------------------- partitions */
+
+static int run_replace(consumer_command *command)
+{
+    ka_consumer *c = command->c;
+    rd_kafka_resp_err_t code;
+
+    atomic_store(&c->lookup, LOOKUP_IDLE);
+    kai_partitions_abandon(c, NULL);
+    kai_wanted_set(c, NULL);
+    kai_partitions_adopt(c, command->list);
+    code = rd_kafka_assign(c->rk, command->list);
+    if (code)
+        kai_partitions_abandon(c, NULL); /* nothing is read after a refusal */
+    kai_assignment_settle(c);
+    return code;
+}
+
+/* Whether one of the list is assigned (told 1), or is not (0); the code becomes its error. */
+static int finds(ka_consumer *c, rd_kafka_topic_partition_list_t *list, int told,
+                 rd_kafka_resp_err_t code)
+{
+    int found = 0;
+
+    pthread_mutex_lock(&c->lock);
+    for (int i = 0; i < list->cnt && !found; i++) {
+        rd_kafka_topic_partition_t *item = &list->elems[i];
+        found = told == !!kai_partition_told(c, item->topic, item->partition);
+        if (found)
+            item->err = code;
+    }
+    pthread_mutex_unlock(&c->lock);
+    return found;
+}
+
+static int run_add(consumer_command *command)
+{
+    ka_consumer *c = command->c;
+    rd_kafka_resp_err_t code;
+
+    if (finds(c, command->list, 1, RD_KAFKA_RESP_ERR__CONFLICT))
+        return RD_KAFKA_RESP_ERR__CONFLICT;
+    kai_partitions_adopt(c, command->list);
+    code = code_of(rd_kafka_incremental_assign(c->rk, command->list));
+    if (code)
+        kai_partitions_abandon(c, command->list);
+    kai_assignment_settle(c);
+    return code;
+}
+
+static int run_remove(consumer_command *command)
+{
+    ka_consumer *c = command->c;
+    rd_kafka_resp_err_t code;
+
+    if (finds(c, command->list, 0, RD_KAFKA_RESP_ERR__STATE))
+        return RD_KAFKA_RESP_ERR__STATE;
+    kai_partitions_abandon(c, command->list);
+    code = code_of(rd_kafka_incremental_unassign(c->rk, command->list));
+    kai_assignment_settle(c);
+    return code;
+}
+
+static int run_assign(consumer_command *command)
+{
+    static int (*const runs[])(consumer_command *) = {run_replace, run_add, run_remove};
+
+    if (command->list->cnt == 0 && command->how != KA_REPLACE)
+        return KA_OK;
+    return runs[command->how](command);
+}
+
+ka_command *ka_consumer_assign(ka_consumer *c, int how, const ka_partition *partitions,
+                               int64_t count)
+{
+    consumer_command *command = kai_command_new(c, run_assign, partitions, count);
+
+    if (!command)
+        return NULL;
+    command->how = how;
+    command->waits_for_revoke = 1;
+    for (int i = 0; i < command->list->cnt; i++)
+        if (command->list->elems[i].offset == KA_OFFSET_NONE)
+            command->list->elems[i].offset =
+                c->options.group ? KA_OFFSET_STORED : c->options.default_offset;
+    return kai_command_submit(command);
+}
+
+/* ---------------------------------------------------------------- where to go on */
+
+/* Drop what was fetched of it; librdkafka goes on at kai_partition_next_offset(). Under lock. */
+static void restart(ka_consumer *c, partition *p)
+{
+    p->generation = ++c->generations;
+    p->sought = 1;
+}
+
+static int seek_one(ka_consumer *c, partition *p, int64_t offset)
+{
+    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
+    rd_kafka_topic_partition_t *item = rd_kafka_topic_partition_list_add(list, p->topic, p->number);
+    rd_kafka_resp_err_t code;
+
+    item->offset = offset;
+    code = code_of(rd_kafka_seek_partitions(c->rk, list, SEEK_TIMEOUT_MS));
+    if (!code)
+        code = item->err; /* it has not begun to fetch yet, perhaps */
+    rd_kafka_topic_partition_list_destroy(list);
+    return code == RD_KAFKA_RESP_ERR_NO_ERROR;
+}
+
+int64_t kai_seek_all(ka_consumer *c, int64_t now)
+{
+    partition *p;
+
+    if (now < c->seek_ns)
+        return c->seek_ns;
+    c->seek_ns = KAI_FOREVER;
+    for (place at = {0}; (p = kai_partition_next(c, &at, 0));) {
+        int64_t offset;
+        if (!p->sought || !p->assigned || p->paused) /* that is done when it is resumed */
+            continue;
+        pthread_mutex_lock(&c->lock);
+        offset = kai_partition_next_offset(p);
+        pthread_mutex_unlock(&c->lock);
+        if (seek_one(c, p, offset))
+            p->sought = p->fetched = 0;
+        else
+            c->seek_ns = now + SEEK_AGAIN_NS;
+    }
+    return c->seek_ns;
+}
+
+static int run_seek(consumer_command *command)
+{
+    ka_consumer *c = command->c;
+    rd_kafka_topic_partition_t *item = command->list->elems;
+    partition *p;
+
+    pthread_mutex_lock(&c->lock);
+    p = kai_partition_told(c, item->topic, item->partition);
+    if (p) {
+        kai_block_invalidate(c);
+        p->begin = item->offset;
+        p->position = item->offset >= 0 ? item->offset : KA_OFFSET_NONE;
+        p->marked = KA_OFFSET_NONE;
+        kai_partition_moved(c, p);
+        restart(c, p);
+    }
+    pthread_mutex_unlock(&c->lock);
+    if (!p)
+        return item->err = RD_KAFKA_RESP_ERR__STATE;
+    c->seek_ns = 0;
+    kai_seek_all(c, kai_now_ns());
+    return KA_OK;
+}
+
+ka_command *ka_consumer_seek(ka_consumer *c, const ka_partition *to)
+{
+    return kai_command_submit(kai_command_new(c, run_seek, to, 1));
+}
+
+static void pause_one(ka_consumer *c, partition *p, int pause)
+{
+    if (p->paused == pause)
+        return;
+    p->paused = pause;
+    if (p->position != KA_OFFSET_NONE)
+        kai_partition_moved(c, p); /* its rows are stale, what was handed out is not */
+    /* While it was paused, what came was dropped. */
+    if (pause)
+        p->generation = ++c->generations;
+    else if (p->fetched)
+        restart(c, p);
+}
+
+static int run_pause(consumer_command *command)
+{
+    ka_consumer *c = command->c;
+    int pause = command->how;
+    rd_kafka_topic_partition_list_t *list;
+    rd_kafka_resp_err_t code = RD_KAFKA_RESP_ERR_NO_ERROR;
+
+    if (finds(c, command->list, 0, RD_KAFKA_RESP_ERR__STATE))
+        return RD_KAFKA_RESP_ERR__STATE;
+    list = rd_kafka_topic_partition_list_new(16);
+    pthread_mutex_lock(&c->lock);
+    kai_block_invalidate(c);
+    for (int i = 0; i < command->list->cnt; i++) {
+        partition *p =
+            kai_partition_told(c, command->list->elems[i].topic, command->list->elems[i].partition);
+        if (p->assigned)
+            rd_kafka_topic_partition_list_add(list, p->topic, p->number);
+        pause_one(c, p, pause);
+    }
+    pthread_mutex_unlock(&c->lock);
+    if (list->cnt)
+        code = pause ? rd_kafka_pause_partitions(c->rk, list)
+                     : rd_kafka_resume_partitions(c->rk, list);
+    rd_kafka_topic_partition_list_destroy(list);
+    c->seek_ns = 0;
+    kai_seek_all(c, kai_now_ns());
+    return code;
+}
+
+ka_command *ka_consumer_pause(ka_consumer *c, int pause, const ka_partition *partitions,
+                              int64_t count)
+{
+    consumer_command *command = kai_command_new(c, run_pause, partitions, count);
+
+    if (command)
+        command->how = pause;
+    return kai_command_submit(command);
+}

@@ -1,0 +1,126 @@
+/* The consumer's offsets: what is stored for auto-commit, and what the application commits. */
+#include <syslog.h>
+
+#include "ka_consumer.h"
+
+void kai_offsets_store(ka_consumer *c)
+{
+    rd_kafka_topic_partition_list_t *list;
+    partition *p;
+
+    if (!c->options.store_offsets)
+        return;
+    list = rd_kafka_topic_partition_list_new(16);
+    pthread_mutex_lock(&c->lock);
+    for (place at = {0}; (p = kai_partition_next(c, &at, 1));) {
+        if (p->processed == p->stored)
+            continue;
+        rd_kafka_topic_partition_list_add(list, p->topic, p->number)->offset = p->processed;
+        p->stored = p->processed;
+    }
+    pthread_mutex_unlock(&c->lock);
+    if (list->cnt)
+        rd_kafka_offsets_store(c->rk, list);
+    rd_kafka_topic_partition_list_destroy(list);
+    c->stored_ns = kai_now_ns();
+}
+
+void kai_on_commit(rd_kafka_t *rk, rd_kafka_resp_err_t code,
+                   rd_kafka_topic_partition_list_t *offsets, void *opaque)
+{
+    (void)rk, (void)offsets;
+    if (code && code != RD_KAFKA_RESP_ERR__NO_OFFSET)
+        kai_consumer_log(opaque, LOG_ERR, "COMMIT", rd_kafka_err2str(code));
+}
+
+int ka_consumer_store(ka_consumer *c, const ka_partition *next)
+{
+    partition *p;
+
+    if (kai_consumer_is_foreign(c))
+        return KA_FORKED;
+    pthread_mutex_lock(&c->lock);
+    p = kai_partition_told(c, next->topic, next->partition);
+    if (p) {
+        kai_block_settle(c, 0); /* else it would go back to a row before */
+        p->processed = p->marked = next->offset;
+    }
+    pthread_mutex_unlock(&c->lock);
+    if (!p)
+        return KA_INVALID;
+    if (c->options.store_offsets && !atomic_exchange(&c->unstored, 1))
+        kai_wake_notify(&c->worker.wake);
+    return KA_OK;
+}
+
+/* What the application has had of each partition, or said that it is done with. */
+static void list_positions(ka_consumer *c, rd_kafka_topic_partition_list_t *list)
+{
+    partition *p;
+
+    pthread_mutex_lock(&c->lock);
+    kai_block_settle(c, 0);
+    for (place at = {0}; (p = kai_partition_next(c, &at, 0));) {
+        int64_t offset = p->marked == KA_OFFSET_NONE ? p->position : p->marked;
+        if (offset != KA_OFFSET_NONE)
+            rd_kafka_topic_partition_list_add(list, p->topic, p->number)->offset = offset;
+    }
+    pthread_mutex_unlock(&c->lock);
+}
+
+static void list_answers(rd_kafka_topic_partition_list_t *list,
+                         const rd_kafka_topic_partition_list_t *answers, rd_kafka_resp_err_t *code)
+{
+    for (int i = 0; i < answers->cnt; i++) {
+        const rd_kafka_topic_partition_t *answer = &answers->elems[i];
+        rd_kafka_topic_partition_t *item =
+            rd_kafka_topic_partition_list_find(list, answer->topic, answer->partition);
+        if (item)
+            item->err = answer->err;
+        if (answer->err && !*code)
+            *code = answer->err;
+    }
+}
+
+/* Callback of librdkafka, on the worker. */
+static void on_answer(rd_kafka_t *rk, rd_kafka_resp_err_t code,
+                      rd_kafka_topic_partition_list_t *offsets, void *opaque)
+{
+    consumer_command *command = opaque;
+
+    (void)rk;
+    if (offsets)
+        list_answers(command->list, offsets, &code);
+    kai_command_close(command, code, NULL);
+}
+
+static int run_commit(consumer_command *command)
+{
+    ka_consumer *c = command->c;
+    int forfeited;
+    rd_kafka_resp_err_t code;
+
+    pthread_mutex_lock(&c->lock);
+    forfeited = c->forfeited;
+    pthread_mutex_unlock(&c->lock);
+    if (forfeited)
+        return RD_KAFKA_RESP_ERR__ASSIGNMENT_LOST;
+    if (command->no_list)
+        list_positions(c, command->list);
+    if (command->list->cnt == 0)
+        return KA_OK;
+    code = rd_kafka_commit_queue(c->rk, command->list, c->events, on_answer, command);
+    return code ? (int)code : LATER;
+}
+
+ka_command *ka_consumer_commit(ka_consumer *c, const ka_partition *partitions, int64_t count,
+                               int patient)
+{
+    consumer_command *command = kai_command_new(c, run_commit, partitions, count);
+
+    if (command) {
+        command->no_list = !partitions;
+        command->patient = patient;
+    }
+    return kai_command_submit(command);
+}

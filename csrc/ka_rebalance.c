@@ -1,0 +1,392 @@
+/* The group's part of the consumer: what it gives and takes back, callbacks of the application about that, and
+ * an application that does not poll.
+ *
+ * A rebalance that the application is to see goes through three hands. The worker puts it down (FRESH) and
+ * makes the polling thread look. That thread takes it (SHOWN; of what is taken back nothing more is
+ * handed out from then on), runs the callback, and reports back (DONE). The worker then completes it with
+ * librdkafka, which waits meanwhile: heartbeats go on, and so does reading what is not concerned.
+ * A loss is completed at once and told later: there is nothing left to save.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <syslog.h>
+
+#include "ka_consumer.h"
+#include "ka_err.h"
+
+static const int64_t LOOK_NS =
+    200000000; /* how often rows that Python has yet to hand out are looked at */
+static const int64_t REJOIN_NS = 10000000; /* leaving takes that long */
+
+/* ---------------------------------------------------------------- with librdkafka */
+
+static void give(ka_consumer *c, const rd_kafka_topic_partition_list_t *list, int incremental)
+{
+    if (incremental)
+        kai_consumer_log_error(c, "ASSIGN", rd_kafka_incremental_assign(c->rk, list));
+    else if (rd_kafka_assign(c->rk, list))
+        kai_consumer_log(c, LOG_ERR, "ASSIGN", rd_kafka_err2str(rd_kafka_last_error()));
+    c->given = (incremental ? c->given : 0) + list->cnt;
+}
+
+static void take_back(ka_consumer *c, const rd_kafka_topic_partition_list_t *list, int incremental)
+{
+    if (incremental)
+        kai_consumer_log_error(c, "UNASSIGN", rd_kafka_incremental_unassign(c->rk, list));
+    else
+        rd_kafka_assign(c->rk, NULL);
+    c->given = incremental ? c->given - list->cnt : 0;
+}
+
+static void assign(ka_consumer *c, rd_kafka_topic_partition_list_t *list, int incremental)
+{
+    rd_kafka_topic_partition_list_t *paused = rd_kafka_topic_partition_list_new(16);
+
+    kai_partitions_adopt(c, list);
+    give(c, list, incremental);
+    pthread_mutex_lock(&c->lock);
+    c->forfeited = 0;
+    for (int i = 0; i < list->cnt; i++) {
+        const partition *p = kai_partition_told(c, list->elems[i].topic, list->elems[i].partition);
+        if (p && p->paused) /* by the callback */
+            rd_kafka_topic_partition_list_add(paused, p->topic, p->number);
+    }
+    pthread_mutex_unlock(&c->lock);
+    if (paused->cnt)
+        rd_kafka_pause_partitions(c->rk, paused);
+    rd_kafka_topic_partition_list_destroy(paused);
+}
+
+static void revoke(ka_consumer *c, const rd_kafka_topic_partition_list_t *list, int incremental)
+{
+    kai_partitions_abandon(c, list);
+    take_back(c, list, incremental);
+}
+
+/* ---------------------------------------------------------------- with the application */
+
+/* Under lock. */
+static void announce(ka_consumer *c)
+{
+    int due = c->first_rebalance && c->first_rebalance->state == FRESH;
+
+    atomic_store(&c->due, due);
+    if (due)
+        kai_block_invalidate(c); /* so that the polling thread looks */
+}
+
+static void put_down(ka_consumer *c, int kind, const rd_kafka_topic_partition_list_t *list,
+                     int incremental, int complete)
+{
+    rebalance *r = kai_must(calloc(1, sizeof *r)), **at;
+
+    r->kind = kind;
+    r->list = rd_kafka_topic_partition_list_copy(list);
+    r->incremental = incremental;
+    r->complete = complete;
+    for (int i = 0; i < list->cnt; i++) /* it must be in the table when it is told */
+        kai_partition_find(c, kai_topic_find(c, list->elems[i].topic), list->elems[i].partition);
+    pthread_mutex_lock(&c->lock);
+    for (at = &c->first_rebalance; *at; at = &(*at)->next)
+        continue;
+    *at = r;
+    announce(c);
+    pthread_mutex_unlock(&c->lock);
+    kai_wake_notify(&c->ready);
+}
+
+/* Take the first one off the list. */
+static void pop(ka_consumer *c)
+{
+    rebalance *r;
+
+    pthread_mutex_lock(&c->lock);
+    r = c->first_rebalance;
+    c->first_rebalance = r->next;
+    announce(c);
+    pthread_mutex_unlock(&c->lock);
+    rd_kafka_topic_partition_list_destroy(r->list);
+    free(r);
+    kai_wake_notify(&c->ready);
+}
+
+static void complete(ka_consumer *c, rebalance *r)
+{
+    if (r->complete)
+        return;
+    r->complete = 1;
+    if (r->kind == KA_ON_ASSIGN)
+        assign(c, r->list, r->incremental);
+    else
+        revoke(c, r->list, r->incremental);
+}
+
+static int state_of_first(ka_consumer *c)
+{
+    int state;
+
+    pthread_mutex_lock(&c->lock);
+    state = c->first_rebalance ? c->first_rebalance->state : -1;
+    pthread_mutex_unlock(&c->lock);
+    return state;
+}
+
+int kai_rebalances_serve(ka_consumer *c)
+{
+    if (state_of_first(c) != DONE)
+        return 0;
+    complete(c, c->first_rebalance);
+    pop(c);
+    return 1;
+}
+
+void kai_rebalances_drop(ka_consumer *c)
+{
+    rebalance *shown = NULL, *r;
+
+    for (r = c->first_rebalance; r; r = r->next) {
+        if (r->kind == KA_ON_ASSIGN && !r->complete) {
+            give(c, r->list, r->incremental); /* librdkafka waits for it; nobody reads them */
+            r->complete = 1;
+        }
+        complete(c, r);
+    }
+    if (state_of_first(c) != FRESH)
+        shown = c->first_rebalance; /* the application looks at it */
+    while ((r = shown ? shown->next : c->first_rebalance)) {
+        pthread_mutex_lock(&c->lock);
+        *(shown ? &shown->next : &c->first_rebalance) = r->next;
+        announce(c);
+        pthread_mutex_unlock(&c->lock);
+        rd_kafka_topic_partition_list_destroy(r->list);
+        free(r);
+    }
+}
+
+void kai_rebalances_free(ka_consumer *c)
+{
+    while (c->first_rebalance)
+        pop(c);
+}
+
+/* The polling thread's side. Under lock. */
+void kai_rebalance_show(ka_consumer *c)
+{
+    rebalance *r = c->first_rebalance;
+
+    r->state = SHOWN;
+    atomic_store(&c->due, 0);
+    if (r->kind == KA_ON_REVOKE && rd_kafka_assignment_lost(c->rk)) { /* since it was put down */
+        r->kind = KA_ON_LOST;
+        c->forfeited = 1;
+    }
+    for (int i = 0; i < r->list->cnt; i++) {
+        rd_kafka_topic_partition_t *item = &r->list->elems[i];
+        partition *p = kai_partition_at(c, item->topic, item->partition);
+        if (r->kind == KA_ON_ASSIGN) {
+            p->told = 1;
+            p->leaving = p->paused = p->sought = 0;
+            p->begin = p->position = p->processed = p->marked = KA_OFFSET_NONE;
+        } else if (!r->complete) {
+            p->leaving = 1;
+            item->offset = p->position;
+        }
+    }
+}
+
+int64_t ka_consumer_rebalance(ka_consumer *c, int32_t *kind, ka_partition *out, int64_t size)
+{
+    const rebalance *r;
+    int64_t n = 0;
+
+    if (kai_consumer_is_foreign(c))
+        return KA_FORKED;
+    pthread_mutex_lock(&c->lock);
+    r = c->first_rebalance;
+    *kind = 0;
+    if (r && r->state == SHOWN) {
+        *kind = r->kind;
+        n = r->list->cnt;
+        for (int64_t i = 0; i < n && i < size; i++)
+            out[i] = (ka_partition){.topic = r->list->elems[i].topic,
+                                    .partition = r->list->elems[i].partition,
+                                    .offset = r->kind == KA_ON_ASSIGN ? KA_OFFSET_NONE
+                                                                      : r->list->elems[i].offset};
+    }
+    pthread_mutex_unlock(&c->lock);
+    return n;
+}
+
+void ka_consumer_rebalanced(ka_consumer *c)
+{
+    if (kai_consumer_is_foreign(c))
+        return;
+    pthread_mutex_lock(&c->lock);
+    if (c->first_rebalance && c->first_rebalance->state == SHOWN)
+        c->first_rebalance->state = DONE;
+    pthread_mutex_unlock(&c->lock);
+    atomic_store(&c->polled_ns, kai_now_ns());
+    kai_wake_notify(&c->worker.wake);
+}
+
+int ka_consumer_retire(ka_consumer *c, int store_last, int closing)
+{
+    partition *p;
+    int open;
+
+    if (kai_consumer_is_foreign(c))
+        return KA_FORKED;
+    pthread_mutex_lock(&c->lock);
+    open = atomic_load(&c->state) == OPEN && !atomic_load(&c->retired);
+    if (open) {
+        kai_block_invalidate(c);
+        kai_block_settle(c, store_last);
+        for (place at = {0}; (p = kai_partition_next(c, &at, 0));) {
+            p->leaving = 1;
+            if (!store_last)
+                p->position = p->processed;
+        }
+        atomic_store(&c->retired, closing);
+    }
+    pthread_mutex_unlock(&c->lock);
+    kai_wake_notify(&c->ready);
+    return open ? KA_OK : KA_CLOSED;
+}
+
+/* ---------------------------------------------------------------- what the group says */
+
+/* Those of the list that the application has, at our positions. */
+static rd_kafka_topic_partition_list_t *told_of(ka_consumer *c,
+                                                const rd_kafka_topic_partition_list_t *list)
+{
+    rd_kafka_topic_partition_list_t *told = rd_kafka_topic_partition_list_new(16);
+    const partition *p;
+
+    pthread_mutex_lock(&c->lock);
+    kai_block_settle(c, 0);
+    for (place at = {0}; (p = kai_partition_next(c, &at, 0));)
+        if (!p->leaving && (!list || rd_kafka_topic_partition_list_find(list, p->topic, p->number)))
+            rd_kafka_topic_partition_list_add(told, p->topic, p->number)->offset = p->position;
+    pthread_mutex_unlock(&c->lock);
+    return told;
+}
+
+/* They are gone: give them up, and tell the application of those that it had. */
+static void forfeit(ka_consumer *c, const rd_kafka_topic_partition_list_t *list,
+                    const rd_kafka_topic_partition_list_t *told)
+{
+    pthread_mutex_lock(&c->lock);
+    c->forfeited = 1;
+    pthread_mutex_unlock(&c->lock);
+    kai_partitions_abandon(c, list);
+    if (told->cnt && c->options.callbacks & KA_ON_LOST)
+        put_down(c, KA_ON_LOST, told, 0, 1);
+}
+
+/* Whether the application is there to be told. */
+static int is_member(ka_consumer *c)
+{
+    return atomic_load(&c->state) == OPEN && c->subscription && !atomic_load(&c->expelled) &&
+           !atomic_load(&c->retired);
+}
+
+static void on_assign(ka_consumer *c, rd_kafka_topic_partition_list_t *list, int incremental)
+{
+    if (!is_member(c))
+        give(c, list, incremental); /* it is taken back soon */
+    else if (c->options.callbacks & KA_ON_ASSIGN)
+        put_down(c, KA_ON_ASSIGN, list, incremental, 0);
+    else
+        assign(c, list, incremental);
+}
+
+static void on_revoke(ka_consumer *c, const rd_kafka_topic_partition_list_t *list, int incremental)
+{
+    rd_kafka_topic_partition_list_t *told = told_of(c, list);
+    int seen = is_member(c) && told->cnt;
+
+    c->revoke_due = 0;
+    if (seen && rd_kafka_assignment_lost(c->rk)) {
+        forfeit(c, list, told);
+        take_back(c, list, incremental);
+    } else if (seen && c->options.callbacks & KA_ON_REVOKE) {
+        put_down(c, KA_ON_REVOKE, list, incremental, 0);
+    } else {
+        revoke(c, list, incremental);
+    }
+    rd_kafka_topic_partition_list_destroy(told);
+}
+
+void kai_on_rebalance(rd_kafka_t *rk, rd_kafka_resp_err_t code,
+                      rd_kafka_topic_partition_list_t *list, void *opaque)
+{
+    int incremental = strcmp(rd_kafka_rebalance_protocol(rk), "COOPERATIVE") == 0;
+
+    if (code == RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS)
+        on_assign(opaque, list, incremental);
+    else
+        on_revoke(opaque, list, incremental);
+}
+
+/* ---------------------------------------------------------------- an application that does not poll */
+
+/* librdkafka would see to that, did the worker not poll it all the time. */
+static void expel(ka_consumer *c)
+{
+    rd_kafka_topic_partition_list_t *told = told_of(c, NULL);
+    int lost = told->cnt;
+    ka_error error;
+
+    kai_rebalances_drop(c);
+    forfeit(c, NULL, told);
+    rd_kafka_topic_partition_list_destroy(told);
+    rd_kafka_unsubscribe(c->rk);
+    atomic_store(&c->expelled, 1);
+    if (lost == 0)
+        return; /* nobody misses anything */
+    kai_err_set(&error, RD_KAFKA_RESP_ERR__MAX_POLL_EXCEEDED, NULL);
+    snprintf(
+        error.text, sizeof error.text,
+        "no poll for more than max.poll.interval.ms (%d ms): other members take the partitions "
+        "over; poll more often, or raise it",
+        (int)(c->max_poll_ns / 1000000));
+    kai_push_failure(c, NULL, KA_OFFSET_NONE, &error);
+}
+
+/* Since librdkafka is served all the time, we have left by now, or will within moments. */
+static int64_t rejoin(ka_consumer *c, int64_t now)
+{
+    rd_kafka_resp_err_t code;
+
+    if (!atomic_load(&c->returned))
+        return KAI_FOREVER; /* a poll wakes the worker */
+    if (c->given)
+        return now + REJOIN_NS;
+    atomic_store(&c->returned, 0);
+    atomic_store(&c->expelled, 0);
+    code = rd_kafka_subscribe(c->rk, c->subscription);
+    if (code)
+        kai_report(c, NULL, KA_OFFSET_NONE, code, rd_kafka_err2str(code));
+    return KAI_FOREVER;
+}
+
+int64_t kai_liveness_serve(ka_consumer *c, int64_t now)
+{
+    int64_t handed = word_load(&c->block.handed), due;
+
+    if (!c->subscription)
+        return KAI_FOREVER;
+    if (atomic_load(&c->expelled))
+        return rejoin(c, now);
+    if (handed != c->handed_seen || atomic_load(&c->polling))
+        atomic_store(&c->polled_ns, now);
+    c->handed_seen = handed;
+    due = atomic_load(&c->polled_ns) + c->max_poll_ns;
+    if (now >= due) {
+        expel(c);
+        return KAI_FOREVER;
+    }
+    /* Rows are handed out without a call. */
+    return handed < c->block.count && now + LOOK_NS < due ? now + LOOK_NS : due;
+}

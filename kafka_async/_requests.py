@@ -1,0 +1,194 @@
+"""What a consumer asks its native worker for, and the answers."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import weakref
+from concurrent.futures import Future
+from typing import TypeAlias
+
+from kafka_async import errors
+from kafka_async._native import ffi, lib
+from kafka_async._partitions import fetch, from_native
+from kafka_async._wait import owned, wait
+from kafka_async.message import TopicPartition
+
+_TEXTS = {
+    "_STATE": "it is not assigned to this consumer (any more)",
+    "_CONFLICT": "it is assigned to this consumer already",
+    "_ASSIGNMENT_LOST": "the assignment was lost, so its offsets are committed by others: poll to join the group again",
+}
+
+
+def state_error(status: int) -> Exception:
+    """Make the error of a status that no ka_error comes with.
+
+    Parameters
+    ----------
+    status : int
+        Of the core, negative.
+
+    Returns
+    -------
+    Exception
+    """
+    if status == lib.KA_FORKED:
+        return errors.ForkedError("this consumer belongs to the parent process: make a new one after the fork")
+    if status == lib.KA_CLOSED:
+        return errors.ClosedError("the consumer is stopped: make a new one")
+    return MemoryError("the native core has no memory")
+
+
+def poll_error(status: int, error: ffi.CData, where: ffi.CData) -> Exception:
+    """Make the error that a poll raises.
+
+    Parameters
+    ----------
+    status : int
+        Of the core, negative.
+    error : ka_error *
+        With KA_FAILED: what happened.
+    where : ka_partition *
+        With KA_FAILED: of which partition; its topic may be NULL.
+
+    Returns
+    -------
+    Exception
+    """
+    if status == lib.KA_BUSY:
+        return RuntimeError("another thread is polling this consumer: poll from one thread at a time")
+    if status != lib.KA_FAILED:
+        return state_error(status)
+    at = from_native(where) if where.topic != ffi.NULL else None
+    if ffi.string(error.name) == b"_PARTITION_EOF":
+        return _placed(errors.from_native(errors.PartitionEnd, error), at)
+    return _placed(errors.from_native(errors.ConsumerError, error), at)
+
+
+def _placed(error: errors.ConsumerError, at: TopicPartition | None) -> errors.ConsumerError:
+    if at is None:
+        return error
+    name = f"partition {at.partition} of topic {at.topic!r}"
+    offset = "" if at.offset is None else f", offset {at.offset}"
+    text = _TEXTS.get(error.name, str(error))
+    placed = errors.reworded(type(error), error, f"{name}{offset}: {text}")
+    placed.partition = at
+    return placed
+
+
+def _answer(command: ffi.CData) -> tuple[list[TopicPartition], TopicPartition | None]:
+    found = fetch(lambda out, size: lib.ka_consumer_answer(command, out, size))
+    assert not isinstance(found, int)  # an answer has no status
+    return found
+
+
+def _command_error(command: ffi.CData, error: ffi.CData) -> errors.ConsumerError:
+    failure = errors.from_native(errors.ConsumerError, error)
+    _, at = _answer(command)
+    if at is None and failure.name in _TEXTS:
+        return errors.reworded(errors.ConsumerError, failure, _TEXTS[failure.name])
+    return _placed(failure, at)
+
+
+def settle(command: ffi.CData, timeout: float | None) -> None:
+    """Wait for the answer to a command, which goes on without a listener when the time is over.
+
+    Parameters
+    ----------
+    command : ka_command *
+        Owned by the caller.
+    timeout : float or None
+        Seconds; None waits without limit.
+
+    Raises
+    ------
+    ConsumerError
+        It failed, or the time is over.
+    ClosedError, ForkedError
+        The consumer is stopped, or belongs to the parent process.
+    """
+    error = ffi.new("ka_error *")
+    status = wait(lambda timeout_us: lib.ka_wait_command(command, timeout_us, error), timeout)
+    if status == lib.KA_TIMEOUT:
+        raise errors.ConsumerError(
+            f"no answer within {timeout:g} s: Kafka is not there or slow", code=-185, name="_TIMED_OUT", retriable=True
+        )
+    if status == lib.KA_FAILED:
+        raise _command_error(command, error)
+    if status != lib.KA_OK:
+        raise state_error(status)
+
+
+def result(command: ffi.CData, timeout: float | None) -> list[TopicPartition]:
+    """Wait for the partitions that answer a command; see `settle`.
+
+    Parameters
+    ----------
+    command : ka_command *
+        Is released here.
+    timeout : float or None
+        Seconds; None waits without limit.
+
+    Returns
+    -------
+    list of TopicPartition
+    """
+    command = owned(command)
+    settle(command, timeout)
+    return _answer(command)[0]
+
+
+_Pending: TypeAlias = "tuple[Future[list[TopicPartition]], ffi.CData, float | None]"
+
+
+class Completer:
+    """A thread that turns answers into futures, in the order of the questions; started on first use.
+
+    Parameters
+    ----------
+    owner : object
+        The thread ends when this is collected.
+    """
+
+    def __init__(self, owner: object) -> None:
+        self._pending: queue.SimpleQueue[_Pending | None] = queue.SimpleQueue()
+        weakref.finalize(owner, self._pending.put, None).atexit = False
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def future(self, command: ffi.CData, timeout: float | None) -> Future[list[TopicPartition]]:
+        """Have a future completed by a command's answer.
+
+        Parameters
+        ----------
+        command : ka_command *
+            Is released here.
+        timeout : float or None
+            Seconds; None waits without limit.
+
+        Returns
+        -------
+        concurrent.futures.Future of list of TopicPartition
+        """
+        future: Future[list[TopicPartition]] = Future()
+        future.set_running_or_notify_cancel()  # it is on its way: it can't be cancelled
+        with self._lock:
+            self._pending.put((future, command, timeout))
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=_complete, args=(self._pending,), name="kafka_async-commit", daemon=True
+                )
+                self._thread.start()
+        return future
+
+
+def _complete(pending: queue.SimpleQueue[_Pending | None]) -> None:
+    lib.ka_thread_name(b"ka-commit")
+    while (item := pending.get()) is not None:
+        future, command, timeout = item
+        try:
+            future.set_result(result(command, timeout))
+        except Exception as error:
+            future.set_exception(error)
+        del item, future, command  # until the next one comes, nobody holds them
