@@ -1,6 +1,8 @@
 /* What the consumer reads, and from where. Its calls of librdkafka are answered by librdkafka's main thread, which
  * never waits for the network. They run on the worker between two polls, so that no message is taken
  * for one of another assignment. */
+#include <string.h>
+
 #include "ka_consumer.h"
 
 enum { SEEK_TIMEOUT_MS = 1000 }; /* librdkafka's main thread answers at once unless it is broken */
@@ -10,7 +12,7 @@ static const int64_t SEEK_AGAIN_NS = 10000000;
 /* Another change in the midst of librdkafka's stopping a partition fails an assertion of its (seen on 2.0.2).
  * Stopping is a chain of messages to its main thread, a request and an answer, so two round trips there
  * come after it; one more for good measure costs microseconds. */
-void kai_assignment_settle(ka_consumer *c)
+static void settle_assignment(ka_consumer *c)
 {
     for (int i = 0; i < 3; i++) {
         rd_kafka_topic_partition_list_t *list = NULL;
@@ -26,6 +28,47 @@ static rd_kafka_resp_err_t code_of(rd_kafka_error_t *error)
 
     rd_kafka_error_destroy(error);
     return code;
+}
+
+int kai_protocol_is(const ka_consumer *c, const char *name)
+{
+    return strcmp(rd_kafka_rebalance_protocol(c->rk), name) == 0;
+}
+
+static rd_kafka_resp_err_t replace_step_by_step(ka_consumer *c,
+                                                const rd_kafka_topic_partition_list_t *list)
+{
+    rd_kafka_topic_partition_list_t *old = NULL;
+    rd_kafka_resp_err_t code = rd_kafka_assignment(c->rk, &old);
+
+    if (!code && old->cnt)
+        code = code_of(rd_kafka_incremental_unassign(c->rk, old));
+    settle_assignment(c);
+    if (!code && list->cnt)
+        code = code_of(rd_kafka_incremental_assign(c->rk, list));
+    if (old)
+        rd_kafka_topic_partition_list_destroy(old);
+    return code;
+}
+
+/* Have librdkafka read exactly these. Once a group was cooperative, it takes steps only, and once one was
+ * eager, it takes no steps. */
+static rd_kafka_resp_err_t replace_all(ka_consumer *c, const rd_kafka_topic_partition_list_t *list)
+{
+    rd_kafka_resp_err_t code = kai_protocol_is(c, "COOPERATIVE") ? replace_step_by_step(c, list)
+                                                                 : rd_kafka_assign(c->rk, list);
+
+    settle_assignment(c);
+    return code;
+}
+
+static void read_nothing(ka_consumer *c)
+{
+    rd_kafka_topic_partition_list_t *none = rd_kafka_topic_partition_list_new(0);
+
+    kai_partitions_abandon(c, NULL);
+    replace_all(c, none);
+    rd_kafka_topic_partition_list_destroy(none);
 }
 
 /* ---------------------------------------------------------------- topics */
@@ -54,17 +97,11 @@ static int run_subscribe(consumer_command *command)
     rd_kafka_resp_err_t code;
 
     atomic_store(&c->lookup, LOOKUP_IDLE); /* a result not used yet is of another time */
+    if (!c->subscription)                  /* assigned by hand, or without a group */
+        read_nothing(c);
     if (!c->options.group) {
-        kai_partitions_abandon(c, NULL);
         kai_wanted_set(c, command->list);
-        code = rd_kafka_assign(c->rk, NULL);
-        kai_assignment_settle(c);
-        return code;
-    }
-    if (!c->subscription) { /* assigned by hand */
-        kai_partitions_abandon(c, NULL);
-        rd_kafka_assign(c->rk, NULL);
-        kai_assignment_settle(c);
+        return RD_KAFKA_RESP_ERR_NO_ERROR;
     }
     if (command->list->cnt == 0)
         code = leave_group(c);
@@ -97,10 +134,32 @@ static int run_replace(consumer_command *command)
     kai_partitions_abandon(c, NULL);
     kai_wanted_set(c, NULL);
     kai_partitions_adopt(c, command->list);
-    code = rd_kafka_assign(c->rk, command->list);
+    code = replace_all(c, command->list);
     if (code)
         kai_partitions_abandon(c, NULL); /* nothing is read after a refusal */
-    kai_assignment_settle(c);
+    return code;
+}
+
+/* Where librdkafka takes no steps: all that is assigned, with and without a step, anew. */
+static rd_kafka_resp_err_t replace_all_told(ka_consumer *c)
+{
+    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(16);
+    rd_kafka_resp_err_t code;
+    partition *p;
+
+    pthread_mutex_lock(&c->lock);
+    kai_block_invalidate(c);
+    for (place at = {0}; (p = kai_partition_next(c, &at, 0));) {
+        rd_kafka_topic_partition_list_add(list, p->topic, p->number)->offset =
+            kai_partition_next_offset(p);
+        p->generation = ++c->generations;
+        p->sought = p->fetched = 0;
+        if (p->position != KA_OFFSET_NONE)
+            kai_partition_moved(c, p);
+    }
+    pthread_mutex_unlock(&c->lock);
+    code = replace_all(c, list);
+    rd_kafka_topic_partition_list_destroy(list);
     return code;
 }
 
@@ -129,10 +188,11 @@ static int run_add(consumer_command *command)
     if (finds(c, command->list, 1, RD_KAFKA_RESP_ERR__CONFLICT))
         return RD_KAFKA_RESP_ERR__CONFLICT;
     kai_partitions_adopt(c, command->list);
-    code = code_of(rd_kafka_incremental_assign(c->rk, command->list));
+    code = kai_protocol_is(c, "EAGER") ? replace_all_told(c)
+                                       : code_of(rd_kafka_incremental_assign(c->rk, command->list));
     if (code)
         kai_partitions_abandon(c, command->list);
-    kai_assignment_settle(c);
+    settle_assignment(c);
     return code;
 }
 
@@ -144,8 +204,10 @@ static int run_remove(consumer_command *command)
     if (finds(c, command->list, 0, RD_KAFKA_RESP_ERR__STATE))
         return RD_KAFKA_RESP_ERR__STATE;
     kai_partitions_abandon(c, command->list);
-    code = code_of(rd_kafka_incremental_unassign(c->rk, command->list));
-    kai_assignment_settle(c);
+    code = kai_protocol_is(c, "EAGER")
+               ? replace_all_told(c)
+               : code_of(rd_kafka_incremental_unassign(c->rk, command->list));
+    settle_assignment(c);
     return code;
 }
 

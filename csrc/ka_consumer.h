@@ -265,8 +265,8 @@ void kai_commands_end(ka_consumer *c);
 
 /* Tell librdkafka of partitions that were sought. Returns when to look again. */
 int64_t kai_seek_all(ka_consumer *c, int64_t now);
-/* Wait until librdkafka is done with the last change of the assignment. */
-void kai_assignment_settle(ka_consumer *c);
+/* Whether the protocol of the group, which librdkafka goes by even when it has been left, is this one. */
+int kai_protocol_is(const ka_consumer *c, const char *name);
 
 /* ka_rebalance.c; on the worker */
 

@@ -9,7 +9,6 @@
  */
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <syslog.h>
 
 #include "ka_consumer.h"
@@ -321,8 +320,9 @@ static void on_revoke(ka_consumer *c, const rd_kafka_topic_partition_list_t *lis
 void kai_on_rebalance(rd_kafka_t *rk, rd_kafka_resp_err_t code,
                       rd_kafka_topic_partition_list_t *list, void *opaque)
 {
-    int incremental = strcmp(rd_kafka_rebalance_protocol(rk), "COOPERATIVE") == 0;
+    int incremental = kai_protocol_is(opaque, "COOPERATIVE");
 
+    (void)rk;
     if (code == RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS)
         on_assign(opaque, list, incremental);
     else
