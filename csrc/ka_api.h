@@ -330,14 +330,23 @@ typedef struct {
     int64_t generation; /* core: changes when the rest of the block may be stale */
     int64_t count;
     int64_t flags; /* KA_HAS_*: some row has it */
+    int64_t top;   /* the highest topic number */
     const char *base;
     int64_t size;
-    int64_t topic[256], partition[256], offset[256];
+    int64_t topic[256], partition[256], offset[256]; /* KA_COLUMNS from here */
     int64_t timestamp_ms[256], timestamp_type[256];
     int64_t value_at[256], value_end[256];
     int64_t key_at[256], key_end[256];
     int64_t headers_at[256], headers_end[256];
 } ka_block;
+
+/* Messages that are handed out together, in memory of their own of size bytes: this, then KA_COLUMNS columns of
+ * count int64 each, as in a block, then key, value and headers; *_at and *_end count from the
+ * begin of it all. */
+enum { KA_COLUMNS = 11 };
+typedef struct {
+    int64_t count, flags, top, size;
+} ka_messages;
 
 typedef struct {
     int64_t received, handed_out, purged; /* messages since open */
@@ -417,6 +426,12 @@ int ka_consumer_retire(ka_consumer *c, int store_last, int closing);
  * event in *err and *where (its topic lives as long as the consumer, NULL: no partition),
  * KA_REBALANCE, KA_BUSY, KA_CLOSED, KA_FORKED. */
 int64_t ka_consumer_take(ka_consumer *c, ka_error *err, ka_partition *where);
+
+/* The same, but it hands out up to max messages at once, fewer if they are large: *out is owned,
+ * ka_messages_free(). They count as processed when the next ones are asked for. KA_NOMEM. */
+int64_t ka_consumer_take_messages(ka_consumer *c, int64_t max, ka_messages **out, ka_error *err,
+                                  ka_partition *where);
+void ka_messages_free(ka_messages *messages);
 
 /* Wait until ka_consumer_take() would return something. KA_TIMEOUT, KA_INTERRUPTED, KA_BUSY,
  * KA_CLOSED, KA_FORKED. */

@@ -1,4 +1,5 @@
 /* The polling thread's side of the consumer: from the ring to the rows of a block. */
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -10,16 +11,21 @@ _Static_assert(sizeof((ka_block *)0)->topic / sizeof(int64_t) == KA_BLOCK, "rows
 
 /* Entries that fill() passes over at a time, so that no call takes long. */
 enum { SKIP = 4096 };
+/* What a batch of messages may take, but for its last one, so that no copy takes long. */
+enum { MANY_BYTES = 1024 * 1024 };
 
-static int is_current(const partition *p, int64_t generation)
+static int is_stale(const entry *e)
 {
-    return p->assigned && !p->leaving && p->generation == generation;
+    const partition *p = e->partition;
+
+    return p && (!p->assigned || p->leaving || p->generation != e->generation);
 }
 
-void kai_block_settle(ka_consumer *c, int all)
+int kai_block_settle(ka_consumer *c, int all)
 {
     int64_t handed = word_load(&c->block.handed);
     int64_t done = all ? handed : handed - 1;
+    int progressed = c->processed < done || (all && c->moved);
 
     for (; c->positioned < handed; c->positioned++) {
         partition *p = (partition *)(uintptr_t)c->row_partition[c->positioned];
@@ -31,12 +37,11 @@ void kai_block_settle(ka_consumer *c, int all)
         if (p->generation == c->row_generation[c->processed])
             p->processed = c->block.offset[c->processed] + 1;
     }
-    if (!all)
-        return;
-    for (; c->moved; c->moved = c->moved->next_moved) {
+    for (; all && c->moved; c->moved = c->moved->next_moved) {
         c->moved->processed = c->moved->position;
         c->moved->moved = 0;
     }
+    return progressed;
 }
 
 void kai_block_invalidate(ka_consumer *c)
@@ -70,43 +75,70 @@ static int64_t release_to(ka_consumer *c, uint64_t pos)
     return messages;
 }
 
-static void set_part(int64_t *at, int64_t *end, int64_t *begin, uint32_t len)
+enum {
+    TOPIC,
+    PARTITION,
+    OFFSET,
+    TIMESTAMP_MS,
+    TIMESTAMP_TYPE,
+    VALUE_AT,
+    VALUE_END,
+    KEY_AT,
+    KEY_END,
+    HEADERS_AT,
+    HEADERS_END
+};
+
+_Static_assert(HEADERS_END + 1 == KA_COLUMNS, "columns");
+_Static_assert(offsetof(ka_block, headers_end) - offsetof(ka_block, topic) ==
+                   HEADERS_END * sizeof(int64_t) * KA_BLOCK,
+               "columns of a block");
+
+/* Columns of so many cells each. */
+typedef struct {
+    int64_t *cells, stride;
+    int64_t *flags, *top;
+} columns;
+
+static void set_part(const columns *to, int column, int64_t i, int64_t *begin, uint32_t len)
 {
+    int64_t *at = to->cells + column * to->stride + i, *end = at + to->stride;
+
     *at = len == KAI_NONE ? -1 : *begin;
     *begin += kai_part_len(len);
     *end = len == KAI_NONE ? -1 : *begin;
 }
 
+/* Describe an entry, whose parts lie at `at`, as row i. */
+static void set_row(const columns *to, int64_t i, const entry *e, int64_t at)
+{
+    const partition *p = e->partition; /* only a failure may have none */
+    int64_t *cell = to->cells + i;
+
+    cell[TOPIC * to->stride] = p->topic_number; // NOLINT(*.NullDereference)
+    cell[PARTITION * to->stride] = p->number;
+    cell[OFFSET * to->stride] = e->offset;
+    cell[TIMESTAMP_MS * to->stride] = e->timestamp_ms;
+    cell[TIMESTAMP_TYPE * to->stride] = e->timestamp_type;
+    set_part(to, VALUE_AT, i, &at, e->value_len);
+    set_part(to, KEY_AT, i, &at, e->key_len);
+    set_part(to, HEADERS_AT, i, &at, e->headers_len ? e->headers_len : KAI_NONE);
+    *to->flags |= (e->value_len == KAI_NONE ? KA_HAS_NULLS : 0) |
+                  (e->key_len == KAI_NONE ? 0 : KA_HAS_KEYS) |
+                  (e->headers_len ? KA_HAS_HEADERS : 0);
+    if (p->topic_number > *to->top)
+        *to->top = p->topic_number;
+}
+
 /* Timestamps are whatever a producer wrote. */
-static void add_age(ka_consumer *c, int64_t wall_ms, int64_t timestamp_ms)
+static void add_age(ka_consumer *c, const entry *e, int64_t wall_ms)
 {
     int64_t ms, ns;
 
-    if (!__builtin_sub_overflow(wall_ms, timestamp_ms, &ms) &&
+    if (e->timestamp_type != KA_TIMESTAMP_NONE &&
+        !__builtin_sub_overflow(wall_ms, e->timestamp_ms, &ms) &&
         !__builtin_mul_overflow(ms, (int64_t)1000000, &ns))
         kai_hist_add(&c->age, ns);
-}
-
-static void fill_row(ka_consumer *c, const entry *e, int64_t wall_ms)
-{
-    ka_block *b = &c->block;
-    int64_t i = b->count++, at = e->external ? 0 : (const char *)(e + 1) - b->base;
-
-    c->row_partition[i] = e->partition;
-    c->row_generation[i] = e->generation;
-    b->topic[i] = e->partition->topic_number; // NOLINT(*.NullDereference): only events have none
-    b->partition[i] = e->partition->number;
-    b->offset[i] = e->offset;
-    b->timestamp_ms[i] = e->timestamp_ms;
-    b->timestamp_type[i] = e->timestamp_type;
-    set_part(&b->value_at[i], &b->value_end[i], &at, e->value_len);
-    set_part(&b->key_at[i], &b->key_end[i], &at, e->key_len);
-    set_part(&b->headers_at[i], &b->headers_end[i], &at,
-             e->headers_len ? e->headers_len : KAI_NONE);
-    b->flags |= (e->value_len == KAI_NONE ? KA_HAS_NULLS : 0) |
-                (e->key_len == KAI_NONE ? 0 : KA_HAS_KEYS) | (e->headers_len ? KA_HAS_HEADERS : 0);
-    if (e->timestamp_type != KA_TIMESTAMP_NONE)
-        add_age(c, wall_ms, e->timestamp_ms);
 }
 
 static int64_t wall_ms(void)
@@ -131,6 +163,29 @@ static void tell(const entry *e, ka_error *err, ka_partition *where)
     }
 }
 
+static void fill_row(ka_consumer *c, const entry *e, int64_t now)
+{
+    ka_block *b = &c->block;
+    int64_t i = b->count++;
+    columns to = {.cells = b->topic, .stride = KA_BLOCK, .flags = &b->flags, .top = &b->top};
+
+    c->row_partition[i] = e->partition;
+    c->row_generation[i] = e->generation;
+    set_row(&to, i, e, e->external ? 0 : (const char *)(e + 1) - b->base);
+    add_age(c, e, now);
+}
+
+/* Use up an entry that no message comes of. Returns KA_FAILED if the application is to know it, else 0. */
+static int use_up(ka_consumer *c, const entry *e, ka_error *err, ka_partition *where)
+{
+    if (e->kind != MESSAGE)
+        atomic_fetch_sub(e->kind == END ? &c->held_ends : &c->held_failures, 1);
+    if (is_stale(e))
+        return 0;
+    tell(e, err, where);
+    return KA_FAILED;
+}
+
 /* Describe what comes next. KA_FAILED: an event is next, and is used up. */
 static int64_t fill(ka_consumer *c, ka_error *err, ka_partition *where)
 {
@@ -143,20 +198,16 @@ static int64_t fill(ka_consumer *c, ka_error *err, ka_partition *where)
     b->base = c->ring.memory;
     b->size = (int64_t)c->ring.capacity;
     while (b->count < KA_BLOCK && skipped < SKIP && (e = kai_ring_next(&c->ring, &at))) {
-        int stale = e->partition && !is_current(e->partition, e->generation);
+        int stale = is_stale(e);
 
         if (!stale && b->count && (e->kind != MESSAGE || e->external))
             break; /* such an entry stands alone */
         c->block_end = at;
-        if (e->kind != MESSAGE)
-            atomic_fetch_sub(e->kind == END ? &c->held_ends : &c->held_failures, 1);
-        if (stale) {
+        if (stale || e->kind != MESSAGE) {
+            if (use_up(c, e, err, where) == KA_FAILED)
+                return KA_FAILED;
             skipped++;
             continue;
-        }
-        if (e->kind != MESSAGE) {
-            tell(e, err, where);
-            return KA_FAILED;
         }
         if (e->external) {
             b->base = e->external;
@@ -182,7 +233,7 @@ static void release_handed(ka_consumer *c)
     c->handed_out += handed;
     c->purged += released - handed;
     c->block_start = c->block_end = kai_ring_head(&c->ring);
-    c->block.count = c->block.flags = 0;
+    c->block.count = c->block.flags = c->block.top = 0;
     c->positioned = c->processed = 0;
     word_store(&c->block.handed, 0);
 }
@@ -191,8 +242,6 @@ static int64_t take(ka_consumer *c, ka_error *err, ka_partition *where)
 {
     int64_t n;
 
-    kai_block_settle(c, 1);
-    release_handed(c);
     if (atomic_load(&c->due)) {
         kai_rebalance_show(c);
         return KA_REBALANCE;
@@ -222,26 +271,125 @@ static void note_poll(ka_consumer *c)
         kai_wake_notify(&c->worker.wake);
 }
 
-int64_t ka_consumer_take(ka_consumer *c, ka_error *err, ka_partition *where)
+/* What the next messages take, up to max of them and about MANY_BYTES. Returns how many; *end lies behind
+ * them. KA_FAILED: an event is next, and is used up. */
+static int64_t measure(ka_consumer *c, int64_t max, uint64_t *end, int64_t *bytes, ka_error *err,
+                       ka_partition *where)
 {
-    int wanted_room, progressed;
-    int64_t n;
+    int64_t n = 0;
+    int skipped = 0;
+    uint64_t at = *end;
+    const entry *e;
+
+    while (n < max && *bytes < MANY_BYTES && skipped < SKIP && (e = kai_ring_next(&c->ring, &at))) {
+        int stale = is_stale(e);
+
+        if (!stale && n && e->kind != MESSAGE)
+            break;
+        *end = at;
+        if (stale || e->kind != MESSAGE) {
+            if (use_up(c, e, err, where) == KA_FAILED)
+                return KA_FAILED;
+            skipped++;
+            continue;
+        }
+        n++;
+        *bytes += kai_entry_bytes(e);
+    }
+    return n;
+}
+
+/* Copy the messages up to end, which are handed out by that. */
+static void copy_messages(ka_consumer *c, ka_messages *m, uint64_t end)
+{
+    int64_t now = wall_ms(), i = 0, bytes;
+    columns to = {
+        .cells = (int64_t *)(m + 1), .stride = m->count, .flags = &m->flags, .top = &m->top};
+    uint64_t at = c->block_end;
+    char *data = (char *)(to.cells + KA_COLUMNS * m->count);
+    const entry *e;
+
+    while (at < end && (e = kai_ring_next(&c->ring, &at))) {
+        if (e->kind != MESSAGE || is_stale(e))
+            continue;
+        bytes = kai_entry_bytes(e);
+        memcpy(data, e->external ? e->external : (const char *)(e + 1), (size_t)bytes);
+        set_row(&to, i++, e, data - (char *)m);
+        add_age(c, e, now);
+        data += bytes;
+        e->partition->position = e->offset + 1;
+        kai_partition_moved(c, e->partition);
+    }
+}
+
+static int64_t take_messages(ka_consumer *c, int64_t max, ka_messages **out, ka_error *err,
+                             ka_partition *where)
+{
+    int64_t n, bytes = 0, size;
+    uint64_t end;
+
+    if (atomic_load(&c->due)) {
+        kai_rebalance_show(c);
+        return KA_REBALANCE;
+    }
+    end = c->block_end;
+    n = measure(c, max, &end, &bytes, err, where);
+    if (n > 0) {
+        size = (int64_t)sizeof **out + n * KA_COLUMNS * (int64_t)sizeof(int64_t) + bytes;
+        if (!(*out = malloc((size_t)size)))
+            return KA_NOMEM;
+        **out = (ka_messages){.count = n, .size = size};
+        copy_messages(c, *out, end);
+        c->handed_out += n;
+        c->purged -= n;
+    }
+    c->block_end = end;
+    release_handed(c);
+    return n;
+}
+
+void ka_messages_free(ka_messages *messages)
+{
+    free(messages);
+}
+
+static int64_t poll(ka_consumer *c, int64_t max, ka_messages **out, ka_error *err,
+                    ka_partition *where)
+{
+    int wanted_room, progressed = 0;
+    int64_t n = KA_CLOSED;
 
     if (kai_consumer_is_foreign(c))
         return KA_FORKED;
     if (atomic_exchange(&c->polling, 1))
         return KA_BUSY;
     pthread_mutex_lock(&c->lock);
-    n = is_open(c) ? take(c, err, where) : KA_CLOSED;
+    if (is_open(c)) {
+        progressed = kai_block_settle(c, 1);
+        release_handed(c);
+        n = out ? take_messages(c, max, out, err, where) : take(c, err, where);
+    }
     pthread_mutex_unlock(&c->lock);
     note_poll(c);
     /* The worker sets want_room, then looks at held_*; this side gave room, then looks at
      * want_room: all of them seq_cst, so one of the two sees the other. */
     wanted_room = atomic_load(&c->want_room) && atomic_exchange(&c->want_room, 0);
-    progressed = n > 0 && c->options.store_offsets && !atomic_exchange(&c->unstored, 1);
+    progressed =
+        (progressed || n > 0) && c->options.store_offsets && !atomic_exchange(&c->unstored, 1);
     if (wanted_room || progressed)
         kai_wake_notify(&c->worker.wake);
     return n;
+}
+
+int64_t ka_consumer_take(ka_consumer *c, ka_error *err, ka_partition *where)
+{
+    return poll(c, 0, NULL, err, where);
+}
+
+int64_t ka_consumer_take_messages(ka_consumer *c, int64_t max, ka_messages **out, ka_error *err,
+                                  ka_partition *where)
+{
+    return poll(c, max, out, err, where);
 }
 
 static int is_ready(ka_consumer *c)

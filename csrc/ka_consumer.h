@@ -237,8 +237,8 @@ void kai_consumer_log_error(ka_consumer *c, const char *facility, rd_kafka_error
 /* ka_block.c; under lock */
 
 /* Bring positions up to what Python has handed out, and processed up to all of it (the next one
- * is being asked for) or all but the one in hand. */
-void kai_block_settle(ka_consumer *c, int all);
+ * is being asked for) or all but the one in hand. Returns whether more is processed now. */
+int kai_block_settle(ka_consumer *c, int all);
 /* Some rows may be stale: none is handed out before another look at its generation. Positions are settled up
  * to what was handed out before. */
 void kai_block_invalidate(ka_consumer *c);

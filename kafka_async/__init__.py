@@ -17,6 +17,7 @@ if importlib.util.find_spec("kafka_async._native") is None:
 
 from kafka_async._delivery import Delivery
 from kafka_async._version import check_librdkafka, librdkafka_version
+from kafka_async.batch import MessageBatch
 from kafka_async.consumer import Consumer
 from kafka_async.errors import (
     ClosedError,
@@ -49,6 +50,7 @@ __all__ = [
     "KafkaError",
     "LatencySummary",
     "Message",
+    "MessageBatch",
     "MessageTooLarge",
     "PartitionEnd",
     "Producer",

@@ -34,6 +34,8 @@ class ffi:
     @staticmethod
     def gc(cdata: ffi.CData, destructor: Any) -> ffi.CData: ...
     @staticmethod
+    def sizeof(cdecl: str) -> int: ...
+    @staticmethod
     def release(cdata: ffi.CData) -> None: ...
 
 class lib:
@@ -77,6 +79,7 @@ class lib:
     KA_TIMESTAMP_CREATE: int
     KA_TIMESTAMP_APPEND: int
     KA_BLOCK: int
+    KA_COLUMNS: int
     KA_HAS_KEYS: int
     KA_HAS_NULLS: int
     KA_HAS_HEADERS: int
@@ -226,6 +229,12 @@ class lib:
     def ka_consumer_assignment(c: ffi.CData, out: ffi.CData, size: int, /) -> int: ...
     @staticmethod
     def ka_consumer_take(c: ffi.CData, err: ffi.CData, where: ffi.CData, /) -> int: ...
+    @staticmethod
+    def ka_consumer_take_messages(
+        c: ffi.CData, max: int, out: ffi.CData, err: ffi.CData, where: ffi.CData, /
+    ) -> int: ...
+    @staticmethod
+    def ka_messages_free(messages: ffi.CData, /) -> None: ...
     @staticmethod
     def ka_wait_consumer_ready(c: ffi.CData, timeout_us: int, /) -> int: ...
     @staticmethod

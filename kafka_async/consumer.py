@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, NoReturn, overload
 
 from kafka_async import _exit, _log, errors
 from kafka_async._block import BlockReader
+from kafka_async._columns import learn_names
 from kafka_async._idle import Idle, native_idle
 from kafka_async._native import ffi, lib
 from kafka_async._partitions import check_partitions, fetch, to_native
 from kafka_async._rebalance import Rebalancer
 from kafka_async._requests import Completer, poll_error, result, settle, state_error
 from kafka_async._wait import Deadline, check_timeout, micros, owned, wait
+from kafka_async.batch import MessageBatch
 from kafka_async.config import Config, Value, config_error, native_error
 from kafka_async.message import Message, TopicPartition, check_partition
 from kafka_async.metrics import ConsumerMetrics, latency_summary
@@ -220,9 +222,57 @@ class Consumer:
                     self._shared[0] = self._handed = handed - 1
                     break
                 rows = iter(())
-                if (filled := self._fill(check_timeout(timeout))) is None:
+                if not (count := self._take(self._take_block, check_timeout(timeout))):
                     return None
-                rows = filled
+                rows = self._block.messages(count)
+        finally:
+            self._rows = rows
+
+    def poll_batch(self, max_messages: int = 500, timeout: float | None = 0.1) -> MessageBatch:
+        """Return the next messages together, as soon as there is one.
+
+        Cheaper for each message than `poll_message`, most of all when columns are read. One native call, which
+        does not release the GIL when there is something. The whole batch counts as processed when the next message or
+        batch is asked for.
+
+        Parameters
+        ----------
+        max_messages : int, default 500
+            1 to 1,000,000. A batch ends sooner where it has 1 MiB, and before what a poll raises.
+        timeout : float or None, default 0.1
+            Seconds; 0 never waits, None waits without limit. Looked at only when it has to wait.
+
+        Returns
+        -------
+        MessageBatch
+            Empty when there was nothing in time.
+
+        Raises
+        ------
+        TypeError, ValueError
+            `max_messages` is no int or out of range.
+        ConsumerError, PartitionEnd, RuntimeError, ClosedError, ForkedError, Exception
+            As `poll_message`.
+        """
+        if isinstance(max_messages, bool) or not isinstance(max_messages, int):
+            raise TypeError(f"max_messages must be int, not {type(max_messages).__name__}")
+        if not 1 <= max_messages <= 1_000_000:
+            raise ValueError(f"max_messages must be from 1 to 1,000,000, not {max_messages}")
+        rows, self._rows = self._rows, _POLLING
+        if rows is _POLLING:
+            self._refuse_poll()
+        try:
+            rows = iter(())  # what is left of them comes with the batch
+            out = ffi.new("ka_messages **")
+            taken = self._take(
+                lambda: lib.ka_consumer_take_messages(self._native, max_messages, out, self._error, self._where),
+                check_timeout(timeout),
+            )
+            if not taken:
+                return MessageBatch()
+            messages = ffi.gc(out[0], lib.ka_messages_free)
+            learn_names(self._block.topics, messages.top, self._native)
+            return MessageBatch(messages, self._block.topics)
         finally:
             self._rows = rows
 
@@ -230,16 +280,19 @@ class Consumer:
         self._rebalancer.refuse_inside("poll")
         raise RuntimeError("another thread is polling this consumer: poll from one thread at a time")
 
-    def _fill(self, timeout: float | None) -> Iterator[Message] | None:
-        """Take the next block, waiting for it. None: none came in time."""
+    def _take_block(self) -> int:
+        self._generation = self._shared[1]
+        return lib.ka_consumer_take(self._native, self._error, self._where)
+
+    def _take(self, take: Callable[[], int], timeout: float | None) -> int:
+        """Take what comes next, waiting for it. Returns how many messages; 0: none came in time."""
         self._poller = threading.get_ident()
         deadline: Deadline | None = None  # a block that is there needs no clock
         while True:
-            self._generation = self._shared[1]
-            count = lib.ka_consumer_take(self._native, self._error, self._where)
+            count = take()
             self._handed = 0  # in the block too
             if count > 0:
-                return self._block.messages(count)
+                return count
             if count == lib.KA_REBALANCE:
                 self._rebalancer.run_due(self)
                 continue
@@ -248,7 +301,7 @@ class Consumer:
             deadline = deadline or Deadline(timeout)
             status = wait(lambda timeout_us: lib.ka_wait_consumer_ready(self._native, timeout_us), deadline)
             if status == lib.KA_TIMEOUT:
-                return None
+                return 0
             if status != lib.KA_OK:
                 raise poll_error(status, self._error, self._where)
 
