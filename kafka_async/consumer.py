@@ -969,11 +969,24 @@ def _config(
         "queued.min.messages": prefetch_messages // 2,
         "queued.max.messages.kbytes": prefetch_bytes // 2 // 1024,
     }
+    if str((config or {}).get("group.protocol", "classic")).lower() == "consumer":
+        _check_consumer_protocol(lib.ka_librdkafka_version_linked())
     if group_id is None:
         if config and str(config.get("enable.auto.commit", "false")).lower() == "true":
             raise errors.ConfigError("config: 'enable.auto.commit' needs a group: give group_id")
         forced["enable.auto.commit"] = False
     return Config(lib.KA_CONSUMER, bootstrap_servers, config, forced)
+
+
+def _check_consumer_protocol(version: int) -> None:
+    """Before 2.12 librdkafka's consumer protocol was a preview, or not there."""
+    if version < 0x020C0000:
+        linked = ffi.string(lib.ka_librdkafka_version()).decode()
+        raise config_error(
+            "group.protocol",
+            f"config: 'group.protocol' \"consumer\" needs librdkafka 2.12 or later, and this is {linked}: "
+            "build with the bundled one, or leave it out",
+        )
 
 
 def _names(topics: str | Iterable[str], group_id: str | None) -> list[str]:

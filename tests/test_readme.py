@@ -13,6 +13,11 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 PRINTED = [
     ["LatencySummary(count=1000", "b'EURUSD' b'250' [('source', b'demo')]"],
     ["100 more than 0", "callback: offset 1", "RecordMetadata(topic='orders', partition=0, offset=102"],
+    [
+        "partition=0, offset=None): 0, TopicPartition(topic='trades', partition=1, offset=None): 0}",
+        "committed: [TopicPartition(topic='trades', partition=0",
+        "given up: [Topic",
+    ],
 ]
 
 
@@ -21,7 +26,9 @@ def test_there_is_code_and_it_is_short() -> None:
     assert all(len(block.splitlines()) <= 25 for block in BLOCKS)
 
 
-@pytest.mark.parametrize(("block", "printed"), list(zip(BLOCKS, PRINTED, strict=True)), ids=["first", "outcomes"])
+@pytest.mark.parametrize(
+    ("block", "printed"), list(zip(BLOCKS, PRINTED, strict=True)), ids=["first", "outcomes", "group"]
+)
 def test_code_works_as_pasted(block: str, printed: list[str]) -> None:
     done = run_python(block)
     assert done.returncode == 0, done.stderr
