@@ -61,13 +61,25 @@ def frozen(server: KafkaServer) -> Iterator[None]:
         os.kill(server.pid, signal.SIGCONT)
 
 
-def kcat(*arguments: str, limit: float = LIMIT_S) -> bytes:
+def kcat(*arguments: str, stdin: bytes | None = None, limit: float = LIMIT_S) -> bytes:
     """What kcat prints."""
     program = shutil.which("kcat") or shutil.which("kafkacat")
     if program is None:
         if os.environ.get("KAFKA_ASYNC_REQUIRE_KCAT") == "1":
             pytest.fail("kcat is required: install the package kcat")
         pytest.skip("needs kcat: install the package kcat")
-    done = subprocess.run([program, *arguments], capture_output=True, timeout=limit, check=False)
+    return _run([program, *arguments], stdin, limit)
+
+
+def java(*arguments: str, stdin: bytes | None = None, limit: float = LIMIT_S) -> bytes:
+    """What one of Kafka's own tools prints: the class's name, then its arguments."""
+    if (libs := os.environ.get("KAFKA_ASYNC_KAFKA_LIBS")) is None:
+        pytest.skip("needs Kafka's jars: set KAFKA_ASYNC_KAFKA_LIBS")
+    # Short programs: what the second compiler would take is more than it could save.
+    return _run(["java", "-Xmx256m", "-XX:TieredStopAtLevel=1", "-cp", f"{libs}/*", *arguments], stdin, limit)
+
+
+def _run(command: list[str], stdin: bytes | None, limit: float) -> bytes:
+    done = subprocess.run(command, input=stdin or b"", capture_output=True, timeout=limit, check=False)
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout
