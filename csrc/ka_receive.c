@@ -139,12 +139,24 @@ static int is_wanted(ka_consumer *c, partition *p, int64_t offset)
     return !p->paused;
 }
 
+/* What a group's subscription meets concerns a topic, no partition, yet librdkafka says partition 0, which may
+ * be nobody's: the error would pass for one of an assignment that is over. */
+static void receive_error(ka_consumer *c, partition *p, const rd_kafka_message_t *m)
+{
+    int of_topic = m->offset < 0 && !(p && p->assigned);
+
+    if (of_topic && m->err == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART)
+        kai_consumer_log(c, LOG_WARNING, rd_kafka_err2name(m->err), rd_kafka_message_errstr(m));
+    else
+        kai_report(c, of_topic ? NULL : p, m->offset, m->err, rd_kafka_message_errstr(m));
+}
+
 static void receive(ka_consumer *c, rd_kafka_message_t *m)
 {
     partition *p = kai_partition_of(c, m);
 
     if (m->err && m->err != RD_KAFKA_RESP_ERR__PARTITION_EOF)
-        kai_report(c, p, m->offset, m->err, rd_kafka_message_errstr(m));
+        receive_error(c, p, m);
     else if (p && is_wanted(c, p, m->offset))
         m->err ? push_end(c, p, m->offset) : push_message(c, p, m);
     rd_kafka_message_destroy(m);
