@@ -300,6 +300,9 @@ static int run_seek(consumer_command *command)
     pthread_mutex_unlock(&c->lock);
     if (!p)
         return item->err = RD_KAFKA_RESP_ERR__STATE;
+    if (p->corrupt && !p->paused)
+        rd_kafka_resume_partitions(c->rk, command->list);
+    p->corrupt = 0;
     c->seek_ns = 0;
     kai_seek_all(c, kai_now_ns());
     return KA_OK;
@@ -339,7 +342,7 @@ static int run_pause(consumer_command *command)
     for (int i = 0; i < command->list->cnt; i++) {
         partition *p =
             kai_partition_told(c, command->list->elems[i].topic, command->list->elems[i].partition);
-        if (p->assigned)
+        if (p->assigned && !p->corrupt)
             rd_kafka_topic_partition_list_add(list, p->topic, p->number);
         pause_one(c, p, pause);
     }

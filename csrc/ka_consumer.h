@@ -63,6 +63,7 @@ typedef struct partition {
     int assigned;       /* librdkafka reads it for us */
     int paused;         /* by the application */
     int sought;         /* librdkafka has yet to be told to go on at kai_partition_next_offset() */
+    int corrupt;        /* worker only: given up until it is assigned again or sought */
     int fetched;        /* worker only: something of it came since it was assigned or sought */
     int64_t generation; /* differs for every assignment, seek and pause */
     /* Offsets, KA_OFFSET_NONE: none. */

@@ -177,9 +177,9 @@ void kai_partitions_abandon(ka_consumer *c, const rd_kafka_topic_partition_list_
     for (place at = {0}; (p = kai_partition_next(c, &at, 0));) {
         if (list && !rd_kafka_topic_partition_list_find(list, p->topic, p->number))
             continue;
-        if (p->paused && p->assigned)
+        if ((p->paused && p->assigned) || p->corrupt)
             rd_kafka_topic_partition_list_add(paused, p->topic, p->number);
-        p->told = p->assigned = p->sought = p->paused = 0;
+        p->told = p->assigned = p->sought = p->paused = p->corrupt = 0;
         p->generation = ++c->generations;
     }
     pthread_mutex_unlock(&c->lock);

@@ -128,7 +128,7 @@ void kai_on_error(rd_kafka_t *rk, int code, const char *reason, void *opaque)
 /* What comes of a paused partition comes again later; what comes of one that was sought is from before. */
 static int is_wanted(ka_consumer *c, partition *p, int64_t offset)
 {
-    if (!p->assigned || p->sought)
+    if (!p->assigned || p->sought || p->corrupt)
         return 0;
     if (!p->fetched) {
         p->fetched = 1;
@@ -139,12 +139,35 @@ static int is_wanted(ka_consumer *c, partition *p, int64_t offset)
     return !p->paused;
 }
 
+static int is_corruption(rd_kafka_resp_err_t code)
+{
+    return code == RD_KAFKA_RESP_ERR__BAD_MSG || code == RD_KAFKA_RESP_ERR__BAD_COMPRESSION ||
+           code == RD_KAFKA_RESP_ERR__NOT_IMPLEMENTED; /* of a format or codec */
+}
+
+/* librdkafka goes on behind data that it can't read, and not only there: after a wrong checksum it takes the
+ * middle of some batch for the next one and may read on at whatever offset it finds in it, which leads to
+ * a reset of the offset. So nothing more of the partition is taken until it is assigned or sought. */
+static void give_up(ka_consumer *c, partition *p)
+{
+    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
+
+    p->corrupt = 1;
+    rd_kafka_topic_partition_list_add(list, p->topic, p->number);
+    rd_kafka_pause_partitions(c->rk, list); /* or it would fetch the same again and again */
+    rd_kafka_topic_partition_list_destroy(list);
+}
+
 /* What a group's subscription meets concerns a topic, no partition, yet librdkafka says partition 0, which may
  * be nobody's: the error would pass for one of an assignment that is over. */
 static void receive_error(ka_consumer *c, partition *p, const rd_kafka_message_t *m)
 {
     int of_topic = m->offset < 0 && !(p && p->assigned);
 
+    if (p && p->corrupt)
+        return; /* told already */
+    if (p && p->assigned && is_corruption(m->err))
+        give_up(c, p);
     if (of_topic && m->err == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART)
         kai_consumer_log(c, LOG_WARNING, rd_kafka_err2name(m->err), rd_kafka_message_errstr(m));
     else

@@ -195,7 +195,8 @@ class Consumer:
         ConsumerError
             Something that the application should know: without a group an unknown topic (it is read
             once it appears), no authorization, a fatal error. Transient trouble is logged and survived.
-            In a group or by ``assign`` a missing topic is waited for.
+            In a group or by ``assign`` a missing topic is waited for. Corrupt data: `partition` tells where; of
+            that partition nothing more is read until it is assigned anew, the others go on.
         PartitionEnd
             With ``enable.partition.eof``: a partition is read to its end.
         RuntimeError
