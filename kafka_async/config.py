@@ -43,6 +43,10 @@ CONSUMER_DEFAULTS: dict[str, tuple[Value, str]] = {
     ),
 }
 
+_LARGEST_RESPONSE = 50 * 2**20  # librdkafka's own default
+_LARGEST_PART = 2**20  # of one partition, the same
+_COMPRESSED = 128  # times: a response takes as much as prefetch_bytes where data are compressed so well
+
 _SERVERS = "use the argument bootstrap_servers"
 _OWN_STORE = "offsets are stored when the next message is asked for; set enable.auto.commit to choose who commits"
 _RESERVED_COMMON = {
@@ -67,6 +71,32 @@ _RESERVED_CONSUMER = {
 _SECRET = re.compile(r"password|secret|\.pem$|jaas|oauthbearer\.config|credentials")
 
 
+def fetch_defaults(prefetch_bytes: int) -> dict[str, Value]:
+    """Size a fetch response to fit the prefetch bound.
+
+    librdkafka asks for more while its queue is below its bound, and then takes a whole response, decompressed. By
+    default that is up to 50 MiB on the wire for each broker, which may be gigabytes in memory. Responses of
+    1/128 of the bound, 512 KiB by default, cost no throughput that could be measured; where the round trip is
+    long, a larger ``fetch.max.bytes`` may pay.
+
+    Parameters
+    ----------
+    prefetch_bytes : int
+        The bound.
+
+    Returns
+    -------
+    dict
+        Properties, which the application may override.
+    """
+    response = min(_LARGEST_RESPONSE, max(1000, prefetch_bytes // _COMPRESSED))
+    return {
+        "fetch.max.bytes": response,
+        "fetch.message.max.bytes": min(_LARGEST_PART, response),
+        "message.max.bytes": min(1_000_000, response),  # a bound of producers', which fetch.max.bytes may not go below
+    }
+
+
 class Config:
     """A native configuration on its way to a client; owns it until `take`.
 
@@ -80,6 +110,8 @@ class Config:
         The application's properties.
     forced : mapping
         Properties that the library itself needs.
+    defaults : mapping, optional
+        More properties that the application may override.
 
     Raises
     ------
@@ -89,7 +121,12 @@ class Config:
     """
 
     def __init__(
-        self, role: int, bootstrap_servers: str, settings: Mapping[str, Value] | None, forced: Mapping[str, Value]
+        self,
+        role: int,
+        bootstrap_servers: str,
+        settings: Mapping[str, Value] | None,
+        forced: Mapping[str, Value],
+        defaults: Mapping[str, Value] | None = None,
     ) -> None:
         if not isinstance(bootstrap_servers, str):
             raise TypeError(f"bootstrap_servers must be 'host:port,...', not {type(bootstrap_servers).__name__}")
@@ -103,6 +140,8 @@ class Config:
         producer = role == lib.KA_PRODUCER
         for name, (value, _) in (PRODUCER_DEFAULTS if producer else CONSUMER_DEFAULTS).items():
             self._set(name, value, optional=True)
+        for name, value in (defaults or {}).items():
+            self._set(name, value)
         if settings is not None and not isinstance(settings, Mapping):
             raise TypeError(f"config must be a mapping of property to value, not {type(settings).__name__}")
         if settings:

@@ -18,7 +18,7 @@ from kafka_async._rebalance import Rebalancer
 from kafka_async._requests import Completer, poll_error, result, settle, state_error
 from kafka_async._wait import Deadline, check_timeout, micros, owned, wait
 from kafka_async.batch import MessageBatch
-from kafka_async.config import Config, Value, config_error, native_error
+from kafka_async.config import Config, Value, config_error, fetch_defaults, native_error
 from kafka_async.message import Message, TopicPartition, check_partition
 from kafka_async.metrics import ConsumerMetrics, latency_summary
 
@@ -112,7 +112,8 @@ class Consumer:
     -----
     Half of each prefetch bound is given to librdkafka (``queued.min.messages``,
     ``queued.max.messages.kbytes``), half to our own ring; librdkafka may overshoot its half by one
-    fetch response a broker.
+    fetch response a broker. That is what compresses to 1/128 of `prefetch_bytes` (``fetch.max.bytes``), or one
+    batch where it is larger: data that compress 128 times take at most `prefetch_bytes` more.
     """
 
     def __init__(
@@ -196,7 +197,7 @@ class Consumer:
             Something that the application should know: without a group an unknown topic (it is read
             once it appears), no authorization, a fatal error. Transient trouble is logged and survived.
             In a group or by ``assign`` a missing topic is waited for. Corrupt data: `partition` tells where; of
-            that partition nothing more is read until it is assigned anew, the others go on.
+            that partition nothing more is read until it is assigned anew or sought past it, the others go on.
         PartitionEnd
             With ``enable.partition.eof``: a partition is read to its end.
         RuntimeError
@@ -976,7 +977,10 @@ def _config(
         if config and str(config.get("enable.auto.commit", "false")).lower() == "true":
             raise errors.ConfigError("config: 'enable.auto.commit' needs a group: give group_id")
         forced["enable.auto.commit"] = False
-    return Config(lib.KA_CONSUMER, bootstrap_servers, config, forced)
+    defaults = fetch_defaults(prefetch_bytes)
+    if config and "message.max.bytes" in config:
+        del defaults["fetch.max.bytes"]  # librdkafka fits it to that
+    return Config(lib.KA_CONSUMER, bootstrap_servers, config, forced, defaults)
 
 
 def _check_consumer_protocol(version: int) -> None:

@@ -79,6 +79,24 @@ def test_defaults_apply_and_can_be_overridden() -> None:
     assert config.get("fetch.queue.backoff.ms") == ("2" if known else None)
 
 
+def test_size_of_a_response_fits_the_prefetch_and_can_be_overridden() -> None:
+    def sizes(prefetch_bytes: int, settings: dict[str, int] | None = None) -> tuple[int, int]:
+        conf = kafka_async.consumer._config(NOBODY, None, settings, 1000, prefetch_bytes)
+        return conf.number("fetch.max.bytes", -1), conf.number("fetch.message.max.bytes", -1)
+
+    assert sizes(64 * 2**20) == (2**19, 2**19)
+    assert sizes(2**31) == (2**24, 2**20)
+    assert sizes(2048) == (1000, 1000)
+    assert sizes(2**20, {"fetch.max.bytes": 2_000_000, "max.partition.fetch.bytes": 5000}) == (2_000_000, 5000)
+
+
+@pytest.mark.parametrize("settings", [{"message.max.bytes": 2_000_000}, {"fetch.max.bytes": 1_000_000}, {}])
+@pytest.mark.parametrize("prefetch_bytes", [2048, 2**20, 2**26, 2**31])
+def test_any_prefetch_makes_a_consumer(settings: dict[str, int], prefetch_bytes: int) -> None:
+    """librdkafka compares these properties with each other."""
+    Consumer(NOBODY, config=settings, prefetch_bytes=prefetch_bytes, log=False).stop()
+
+
 def test_every_default_has_a_reason_and_is_a_property_somewhere() -> None:
     known = kafka_async.config.properties()
     newer = {"fetch.queue.backoff.ms"}  # since 2.2.0
