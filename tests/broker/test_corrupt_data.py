@@ -166,3 +166,24 @@ def test_reading_goes_on_where_the_application_says(kafka: KafkaServer, topic: s
         flip(path, bad.at + HEADER)  # mended
         consumer.assign([TopicPartition(topic, 0, 0)])
         assert [message.offset for message in read(consumer, BATCHES * 10)] == list(range(BATCHES * 10))
+
+
+def test_a_seek_goes_past_it_and_a_resume_does_not(kafka: KafkaServer, topic: str) -> None:
+    servers = kafka.bootstrap_servers
+    fill(servers, topic, "none")
+    path = segment(kafka, topic)
+    found = batches(path)
+    bad, behind = found[3], found[4].base
+    flip(path, bad.at + HEADER)
+    with reader(servers, topic) as consumer:
+        consumer.assign([TopicPartition(topic, 0, 0)])
+        Seen().until_error(consumer)
+        consumer.pause(consumer.assignment())
+        consumer.resume(consumer.assignment())
+        assert consumer.poll_message(0.5) is None
+        for start in (behind, behind + 5):
+            consumer.seek(TopicPartition(topic, 0, start))
+            count = BATCHES * 10 - start
+            assert [message.offset for message in read(consumer, count)] == list(range(start, BATCHES * 10))
+        consumer.seek(TopicPartition(topic, 0, bad.base))
+        assert Seen().until_error(consumer).partition == TopicPartition(topic, 0, bad.base)
