@@ -279,6 +279,7 @@ class Consumer:
             self._rows = rows
 
     def _refuse_poll(self) -> NoReturn:
+        self._refuse_foreign()  # in the parent that thread polls
         self._rebalancer.refuse_inside("poll")
         raise RuntimeError("another thread is polling this consumer: poll from one thread at a time")
 
@@ -449,7 +450,12 @@ class Consumer:
         """
         self._change(lib.KA_REMOVE, [item._replace(offset=None) for item in check_partitions(partitions)])
 
+    def _refuse_foreign(self) -> None:
+        if lib.ka_consumer_assignment(self._native, ffi.NULL, 0) == lib.KA_FORKED:
+            raise state_error(lib.KA_FORKED)
+
     def _change(self, how: int, items: list[TopicPartition]) -> None:
+        self._refuse_foreign()
         if self._subscription:
             raise errors.ConsumerError(
                 "topics are subscribed to, so partitions are assigned for you: call assign() or unsubscribe() first",

@@ -203,15 +203,24 @@ def test_exit_by_an_exception_delivers_too(t: MockCluster) -> None:
 def test_forked_child_can_use_nothing_of_the_parent_and_harms_nothing(t: MockCluster) -> None:
     done = run_python(
         """
-        import gc, os, sys
-        from kafka_async import Consumer, ForkedError, Producer
+        import gc, os, sys, threading
+        from kafka_async import Consumer, ForkedError, Producer, TopicPartition
         from kafka_async.testing import MockCluster
         producer = Producer(sys.argv[1], "t")
         consumer = Consumer(sys.argv[1], "t", config={"auto.offset.reset": "earliest"})
         cluster = MockCluster()
         producer.send(b"parent 1")
         producer.flush()
-        assert consumer.poll_message(10).value == b"parent 1"
+        message = consumer.poll_message(10)
+        assert message.value == b"parent 1"
+        at = TopicPartition("t", message.partition, 0)
+        waiting = threading.Thread(target=lambda: list(consumer), daemon=True)
+        waiting.start()
+        try:
+            while True:  # until that thread polls
+                consumer.poll_message(0)
+        except RuntimeError:
+            pass
         child = os.fork()
         if child == 0:
             for call in (
@@ -221,7 +230,16 @@ def test_forked_child_can_use_nothing_of_the_parent_and_harms_nothing(t: MockClu
                 producer.metrics,
                 producer.failures,
                 lambda: consumer.poll_message(0),
+                lambda: consumer.poll_batch(1, 0),
                 lambda: consumer.assign([]),
+                lambda: consumer.incremental_assign([at]),
+                lambda: consumer.pause([at]),
+                lambda: consumer.seek(at),
+                lambda: consumer.position([at]),
+                lambda: consumer.watermarks("t", 0),
+                lambda: consumer.offsets_for_times([at]),
+                consumer.lag,
+                consumer.unsubscribe,
                 consumer.assignment,
                 consumer.metrics,
             ):
