@@ -242,10 +242,8 @@ static int64_t take(ka_consumer *c, ka_error *err, ka_partition *where)
 {
     int64_t n;
 
-    if (atomic_load(&c->due)) {
-        kai_rebalance_show(c);
+    if (kai_rebalance_show(c))
         return KA_REBALANCE;
-    }
     n = fill(c, err, where);
     if (n == 0) /* what was passed over makes room now: nobody may come back for long */
         release_handed(c);
@@ -328,10 +326,8 @@ static int64_t take_messages(ka_consumer *c, int64_t max, ka_messages **out, ka_
     int64_t n, bytes = 0, size;
     uint64_t end;
 
-    if (atomic_load(&c->due)) {
-        kai_rebalance_show(c);
+    if (kai_rebalance_show(c))
         return KA_REBALANCE;
-    }
     end = c->block_end;
     n = measure(c, max, &end, &bytes, err, where);
     if (n > 0) {

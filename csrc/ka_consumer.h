@@ -280,8 +280,9 @@ int kai_rebalances_serve(ka_consumer *c);
 void kai_rebalances_drop(ka_consumer *c);
 /* Free them all, at the very end. */
 void kai_rebalances_free(ka_consumer *c);
-/* The polling thread takes the first one, to run its callback. Under lock. */
-void kai_rebalance_show(ka_consumer *c);
+/* The polling thread takes the first one, to run its callback; again, if an exception kept it from that. Returns
+ * whether there was one. Under lock. */
+int kai_rebalance_show(ka_consumer *c);
 /* Leave the group when the application has not polled for too long, and come back when it does. Returns
  * when to look again. */
 int64_t kai_liveness_serve(ka_consumer *c, int64_t now);

@@ -169,11 +169,12 @@ void kai_rebalances_free(ka_consumer *c)
         pop(c);
 }
 
-/* The polling thread's side. Under lock. */
-void kai_rebalance_show(ka_consumer *c)
+int kai_rebalance_show(ka_consumer *c)
 {
     rebalance *r = c->first_rebalance;
 
+    if (!r || r->state == DONE)
+        return 0;
     r->state = SHOWN;
     atomic_store(&c->due, 0);
     if (r->kind == KA_ON_REVOKE && rd_kafka_assignment_lost(c->rk)) { /* since it was put down */
@@ -192,6 +193,7 @@ void kai_rebalance_show(ka_consumer *c)
             item->offset = p->position;
         }
     }
+    return 1;
 }
 
 int64_t ka_consumer_rebalance(ka_consumer *c, int32_t *kind, ka_partition *out, int64_t size)

@@ -207,11 +207,12 @@ class Consumer:
         Exception
             What a rebalance callback raised.
         """
-        # One step of the interpreter, so that of two threads one sees the other.
-        rows, self._rows = self._rows, _POLLING
-        if rows is _POLLING:
-            self._refuse_poll()
+        rows: Iterator[Message] = _POLLING
         try:
+            # One step of the interpreter, so that of two threads one sees the other.
+            rows, self._rows = self._rows, _POLLING
+            if rows is _POLLING:
+                self._refuse_poll()
             while True:
                 # No call between the row and its return: a signal's exception must not come between.
                 for message in rows:
@@ -228,7 +229,8 @@ class Consumer:
                     return None
                 rows = self._block.messages(count)
         finally:
-            self._rows = rows
+            if rows is not _POLLING:
+                self._rows = rows
 
     def poll_batch(self, max_messages: int = 500, timeout: float | None = 0.1) -> MessageBatch:
         """Return the next messages together, as soon as there is one.
@@ -260,10 +262,11 @@ class Consumer:
             raise TypeError(f"max_messages must be int, not {type(max_messages).__name__}")
         if not 1 <= max_messages <= 1_000_000:
             raise ValueError(f"max_messages must be from 1 to 1,000,000, not {max_messages}")
-        rows, self._rows = self._rows, _POLLING
-        if rows is _POLLING:
-            self._refuse_poll()
+        rows: Iterator[Message] = _POLLING
         try:
+            rows, self._rows = self._rows, _POLLING
+            if rows is _POLLING:
+                self._refuse_poll()
             rows = iter(())  # what is left of them comes with the batch
             out = ffi.new("ka_messages **")
             taken = self._take(
@@ -276,7 +279,8 @@ class Consumer:
             learn_names(self._block.topics, messages.top, self._native)
             return MessageBatch(messages, self._block.topics)
         finally:
-            self._rows = rows
+            if rows is not _POLLING:
+                self._rows = rows
 
     def _refuse_poll(self) -> NoReturn:
         self._refuse_foreign()  # in the parent that thread polls
