@@ -46,6 +46,7 @@ CONSUMER_DEFAULTS: dict[str, tuple[Value, str]] = {
 _LARGEST_RESPONSE = 50 * 2**20  # librdkafka's own default
 _LARGEST_PART = 2**20  # of one partition, the same
 _COMPRESSED = 128  # times: a response takes as much as prefetch_bytes where data are compressed so well
+_LEAST_METADATA_AGE_MS = 3000
 
 _SERVERS = "use the argument bootstrap_servers"
 _OWN_STORE = "offsets are stored when the next message is asked for; set enable.auto.commit to choose who commits"
@@ -205,6 +206,16 @@ class Config:
         """
         value = self.get(name)
         return default if value is None else int(float(value))
+
+    def keep_metadata(self) -> None:
+        """Let metadata be older than the time between two tries to join a group.
+
+        librdkafka lets them live for three refreshes. A join wants them alive, asks for them otherwise, and is tried
+        again after a second, when those of a frequent refresh have expired again: up to 2.0.2 at least it may go on
+        so for ever.
+        """
+        if 0 < self.number("topic.metadata.refresh.interval.ms", -1) < _LEAST_METADATA_AGE_MS // 3:
+            self._set("metadata.max.age.ms", _LEAST_METADATA_AGE_MS)
 
     def taken(self) -> None:
         """Tell that a client has taken the native object over."""

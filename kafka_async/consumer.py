@@ -990,7 +990,10 @@ def _config(
     defaults = fetch_defaults(prefetch_bytes)
     if config and "message.max.bytes" in config:
         del defaults["fetch.max.bytes"]  # librdkafka fits it to that
-    return Config(lib.KA_CONSUMER, bootstrap_servers, config, forced, defaults)
+    conf = Config(lib.KA_CONSUMER, bootstrap_servers, config, forced, defaults)
+    if not (config and "metadata.max.age.ms" in config):
+        conf.keep_metadata()
+    return conf
 
 
 def _check_consumer_protocol(version: int) -> None:

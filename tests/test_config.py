@@ -90,6 +90,16 @@ def test_size_of_a_response_fits_the_prefetch_and_can_be_overridden() -> None:
     assert sizes(2**20, {"fetch.max.bytes": 2_000_000, "max.partition.fetch.bytes": 5000}) == (2_000_000, 5000)
 
 
+def test_metadata_outlive_the_next_try_to_join() -> None:
+    def age(settings: dict[str, int]) -> str | None:
+        return kafka_async.consumer._config(NOBODY, "g", settings, 1000, 2**20).get("metadata.max.age.ms")
+
+    assert age({}) == "900000"
+    assert age({"topic.metadata.refresh.interval.ms": 100}) == "3000"
+    assert age({"topic.metadata.refresh.interval.ms": 5000}) == "900000"  # librdkafka makes it 15000 later
+    assert age({"topic.metadata.refresh.interval.ms": 100, "metadata.max.age.ms": 500}) == "500"
+
+
 @pytest.mark.parametrize("settings", [{"message.max.bytes": 2_000_000}, {"fetch.max.bytes": 1_000_000}, {}])
 @pytest.mark.parametrize("prefetch_bytes", [2048, 2**20, 2**26, 2**31])
 def test_any_prefetch_makes_a_consumer(settings: dict[str, int], prefetch_bytes: int) -> None:

@@ -109,8 +109,9 @@ class Seen:
         return self.errors[0]
 
 
-@pytest.mark.parametrize("group", [False, True], ids=["no group", "group"])
-@pytest.mark.parametrize("which", [0, BATCHES // 2, -1], ids=["first", "middle", "last"])
+@pytest.mark.parametrize(
+    ("which", "group"), [(0, False), (BATCHES // 2, True), (-1, False)], ids=["first", "middle, in a group", "last"]
+)
 @pytest.mark.parametrize(
     ("codec", "options", "name"),
     [("none", {}, "_BAD_MSG"), ("gzip", {}, "_BAD_MSG"), ("zstd", {"check.crcs": False}, "_BAD_COMPRESSION")],

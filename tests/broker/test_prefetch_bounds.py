@@ -40,7 +40,7 @@ SLEEPER = """
     consumer = Consumer(servers, topic, config=config, **options)
     assert consumer.poll_message(30) is not None
     last, since, deadline = -1, time.monotonic(), time.monotonic() + 40
-    while time.monotonic() < since + 1.5:
+    while time.monotonic() < since + 1.0:
         assert time.monotonic() < deadline, "the memory does not settle"
         now = memory("VmHWM")
         if now > last + 2**20:

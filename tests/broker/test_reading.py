@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import confluent_kafka
@@ -312,7 +313,7 @@ def grow(servers: str, topic: str, partitions: int) -> None:
     admin.create_partitions([NewPartitions(topic, partitions)])[topic].result(LIMIT_S)
 
 
-def send_to(servers: str, topic: str, partition: int, count: int) -> None:
+def send_to(servers: str, topic: str, partition: int, count: int, pause: float = 0) -> None:
     """Send b"partition number", by a client that does not know the partition yet."""
     producer = confluent_kafka.Producer({"bootstrap.servers": servers, **REFRESH})
     outcomes: list[Any] = []
@@ -323,6 +324,8 @@ def send_to(servers: str, topic: str, partition: int, count: int) -> None:
             partition=partition,
             on_delivery=lambda error, _: outcomes.append(error),
         )
+        if pause and number % 10 == 0:
+            producer.poll(pause)
     producer.flush(LIMIT_S)
     assert outcomes == [None] * count
 
@@ -384,3 +387,38 @@ def test_new_partitions_are_read_from_their_beginning_in_a_group(broker: str, to
             send_to(broker, topic, number, 100)
         assert by_partition(read(consumer, 200)) == {number: expected(number, 100) for number in (1, 2)}
         assert sorted(tp.partition for tp in consumer.assignment()) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("group", [False, True], ids=["no group", "group"])
+def test_nothing_is_missed_while_a_topic_grows_under_load(broker: str, topic: str, group: bool) -> None:
+    create_topic(broker, topic, 1)
+    partitions, count = 4, 3000
+
+    def write(threads: ThreadPoolExecutor) -> list[Future[None]]:
+        jobs = [threads.submit(send_to, broker, topic, 0, count, 0.003)]
+        for number in range(1, partitions):
+            wait_for(lambda number=number: len(seen[number - 1]) > count // 10, LIMIT_S, "the flow")
+            grow(broker, topic, number + 1)
+            jobs.append(threads.submit(send_to, broker, topic, number, count, 0.003))
+        return jobs
+
+    seen: list[dict[int, bytes | None]] = [{} for _ in range(partitions)]
+    doubled = 0
+    config = {"auto.offset.reset": "earliest", "partition.assignment.strategy": "cooperative-sticky", **REFRESH}
+    with (
+        ThreadPoolExecutor() as threads,
+        Consumer(broker, topic, group_id=topic if group else None, config=config) as consumer,
+    ):
+        writing = threads.submit(write, threads)
+        deadline = time.monotonic() + LIMIT_S
+        while sum(map(len, seen)) < partitions * count:
+            assert time.monotonic() < deadline, [len(one) for one in seen]
+            if (message := consumer.poll_message(0.1)) is not None:
+                doubled += message.offset in seen[message.partition]
+                seen[message.partition][message.offset] = message.value
+        for job in writing.result(LIMIT_S):
+            job.result(LIMIT_S)
+    for number, found in enumerate(seen):
+        assert list(found) == list(range(count))
+        assert list(found.values()) == expected(number, count)
+    assert doubled == 0
