@@ -21,7 +21,7 @@ def test_a_callback_that_an_interrupt_came_before_runs_at_the_next_poll(
     told: list[list[TopicPartition]] = []
     fetch: Callable[..., Any] = _rebalance.fetch
 
-    def interrupted(call: object) -> None:
+    def interrupted(call: object) -> None:  # noqa: ARG001
         monkeypatch.setattr(_rebalance, "fetch", fetch)
         raise KeyboardInterrupt
 
