@@ -315,8 +315,6 @@ ka_command *ka_consumer_seek(ka_consumer *c, const ka_partition *to)
 
 static void pause_one(ka_consumer *c, partition *p, int pause)
 {
-    if (p->paused == pause)
-        return;
     p->paused = pause;
     if (p->position != KA_OFFSET_NONE)
         kai_partition_moved(c, p); /* its rows are stale, what was handed out is not */
@@ -342,6 +340,8 @@ static int run_pause(consumer_command *command)
     for (int i = 0; i < command->list->cnt; i++) {
         partition *p =
             kai_partition_told(c, command->list->elems[i].topic, command->list->elems[i].partition);
+        if (p->paused == pause)
+            continue; /* librdkafka goes back to where it was paused last when it resumes twice */
         if (p->assigned && !p->corrupt)
             rd_kafka_topic_partition_list_add(list, p->topic, p->number);
         pause_one(c, p, pause);
