@@ -11,7 +11,7 @@ from typing import TypeAlias
 from kafka_async import errors
 from kafka_async._native import ffi, lib
 from kafka_async._partitions import fetch, from_native
-from kafka_async._wait import owned, wait
+from kafka_async._wait import Deadline, owned, wait
 from kafka_async.message import TopicPartition
 
 _TEXTS = {
@@ -91,7 +91,7 @@ def _command_error(command: ffi.CData, error: ffi.CData) -> errors.ConsumerError
     return _placed(failure, at)
 
 
-def settle(command: ffi.CData, timeout: float | None) -> None:
+def settle(command: ffi.CData, timeout: float | None, deadline: Deadline | None = None) -> None:
     """Wait for the answer to a command, which goes on without a listener when the time is over.
 
     Parameters
@@ -100,6 +100,8 @@ def settle(command: ffi.CData, timeout: float | None) -> None:
         Owned by the caller.
     timeout : float or None
         Seconds; None waits without limit.
+    deadline : Deadline, optional
+        Where that time began before.
 
     Raises
     ------
@@ -109,7 +111,7 @@ def settle(command: ffi.CData, timeout: float | None) -> None:
         The consumer is stopped, or belongs to the parent process.
     """
     error = ffi.new("ka_error *")
-    status = wait(lambda timeout_us: lib.ka_wait_command(command, timeout_us, error), timeout)
+    status = wait(lambda timeout_us: lib.ka_wait_command(command, timeout_us, error), deadline or timeout)
     if status == lib.KA_TIMEOUT:
         raise errors.ConsumerError(
             f"no answer within {timeout:g} s: Kafka is not there or slow", code=-185, name="_TIMED_OUT", retriable=True
@@ -120,7 +122,7 @@ def settle(command: ffi.CData, timeout: float | None) -> None:
         raise state_error(status)
 
 
-def result(command: ffi.CData, timeout: float | None) -> list[TopicPartition]:
+def result(command: ffi.CData, timeout: float | None, deadline: Deadline | None = None) -> list[TopicPartition]:
     """Wait for the partitions that answer a command; see `settle`.
 
     Parameters
@@ -129,17 +131,19 @@ def result(command: ffi.CData, timeout: float | None) -> list[TopicPartition]:
         Is released here.
     timeout : float or None
         Seconds; None waits without limit.
+    deadline : Deadline, optional
+        Where that time began before.
 
     Returns
     -------
     list of TopicPartition
     """
     command = owned(command)
-    settle(command, timeout)
+    settle(command, timeout, deadline)
     return _answer(command)[0]
 
 
-_Pending: TypeAlias = "tuple[Future[list[TopicPartition]], ffi.CData, float | None]"
+_Pending: TypeAlias = "tuple[Future[list[TopicPartition]], ffi.CData, float | None, Deadline]"
 
 
 class Completer:
@@ -174,7 +178,7 @@ class Completer:
         future: Future[list[TopicPartition]] = Future()
         future.set_running_or_notify_cancel()  # it is on its way: it can't be cancelled
         with self._lock:
-            self._pending.put((future, command, timeout))
+            self._pending.put((future, command, timeout, Deadline(timeout)))
             if self._thread is None:
                 self._thread = threading.Thread(
                     target=_complete, args=(self._pending,), name="kafka_async-commit", daemon=True
@@ -186,9 +190,9 @@ class Completer:
 def _complete(pending: queue.SimpleQueue[_Pending | None]) -> None:
     lib.ka_thread_name(b"ka-commit")
     while (item := pending.get()) is not None:
-        future, command, timeout = item
+        future, command, timeout, deadline = item
         try:
-            future.set_result(result(command, timeout))
+            future.set_result(result(command, timeout, deadline))
         except Exception as error:
             future.set_exception(error)
         del item, future, command  # until the next one comes, nobody holds them
