@@ -32,7 +32,7 @@ static void run_ask(kai_job *job)
     int64_t left_ms;
 
     do {
-        left_ms = (command->deadline_ns - kai_now_ns()) / 1000000;
+        left_ms = (command->deadline_ns - kai_now_ns()) / 1000000 + 1;
         code = command->ask(command, left_ms > SLICE_MS ? SLICE_MS
                                      : left_ms > 0      ? (int)left_ms
                                                         : 1);
@@ -76,13 +76,25 @@ static rd_kafka_resp_err_t ask_times(consumer_command *command, int timeout_ms)
     return code;
 }
 
-/* The list holds the partition twice, for the two offsets. */
+/* The list holds the partition twice, for the two offsets, which are asked for as times: librdkafka's own call
+ * for them keeps no timeout. */
 static rd_kafka_resp_err_t ask_watermarks(consumer_command *command, int timeout_ms)
 {
-    rd_kafka_topic_partition_t *item = command->list->elems;
+    static const int64_t ends[] = {KA_OFFSET_BEGINNING, KA_OFFSET_END};
+    rd_kafka_topic_partition_list_t *both = command->list;
+    rd_kafka_resp_err_t code = RD_KAFKA_RESP_ERR_NO_ERROR;
 
-    return rd_kafka_query_watermark_offsets(command->c->rk, item->topic, item->partition,
-                                            &item[0].offset, &item[1].offset, timeout_ms);
+    for (int i = 0; i < 2 && !code; i++) {
+        command->list = rd_kafka_topic_partition_list_new(1);
+        rd_kafka_topic_partition_list_add(command->list, both->elems->topic, both->elems->partition)
+            ->offset = ends[i];
+        code = ask_times(command, timeout_ms);
+        both->elems[i].offset = command->list->elems->offset;
+        both->elems[i].err = command->list->elems->err;
+        rd_kafka_topic_partition_list_destroy(command->list);
+    }
+    command->list = both;
+    return code;
 }
 
 static void list_told(consumer_command *command, int64_t offset)
