@@ -218,8 +218,9 @@ def test_seek_from_another_thread_while_polling(consumer: Consumer, three: list[
         if (message := consumer.poll_message(0.01)) is not None:
             messages.append(message)
     thread.join()
-    while (message := consumer.poll_message(0.2)) is not None:
-        messages.append(message)
+    while [item.offset for item in consumer.position(three)] != [COUNT] * 3:
+        messages.append(next_message(consumer))
+    assert consumer.poll_message(0.05) is None
     for number in (0, 2):
         assert offsets(messages, number) == list(range(COUNT))
     mine = offsets(messages, 1)
