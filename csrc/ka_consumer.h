@@ -113,6 +113,7 @@ typedef struct consumer_command {
     rd_kafka_topic_partition_list_t *list; /* owned; once answered, the answer */
     int how;                               /* KA_REPLACE ... */
     int no_list;                           /* commit what was handed out */
+    struct consumer_command *next_commit;  /* in line */
     int waits_for_revoke;                  /* not before the group has taken back what it gave */
     int patient;                           /* is waited for when closing */
     /* Of what the control thread runs. */
@@ -193,6 +194,7 @@ struct ka_consumer {
     kai_worker worker;
     topic *last_topic;
     int64_t stored_ns, seek_ns;
+    consumer_command *first_commit;                /* the first one is on its way */
     rd_kafka_topic_partition_list_t *subscription; /* in a group; NULL: none */
     int64_t max_poll_ns, handed_seen;
     int64_t given;  /* partitions that librdkafka was given by the group */
@@ -291,6 +293,8 @@ int64_t kai_liveness_serve(ka_consumer *c, int64_t now);
 
 /* Give offsets that changed to librdkafka, for auto-commit to commit. */
 void kai_offsets_store(ka_consumer *c);
+/* Give librdkafka all commits that wait for their turn: it is closing. */
+void kai_commits_hurry(ka_consumer *c);
 /* Callback of librdkafka: of auto-commit. */
 void kai_on_commit(rd_kafka_t *rk, rd_kafka_resp_err_t code,
                    rd_kafka_topic_partition_list_t *offsets, void *opaque);

@@ -13,6 +13,7 @@ static void close_down(ka_consumer *c)
     pthread_mutex_lock(&c->lock);
     kai_block_settle(c, atomic_load(&c->store_last));
     pthread_mutex_unlock(&c->lock);
+    kai_commits_hurry(c);
     kai_rebalances_drop(c);
     kai_offsets_store(c);
     rd_kafka_queue_cb_event_enable(c->events, NULL, NULL);

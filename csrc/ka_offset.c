@@ -82,23 +82,54 @@ static void list_answers(rd_kafka_topic_partition_list_t *list,
     }
 }
 
+static void start_commit(consumer_command *command);
+
 /* Callback of librdkafka, on the worker. */
 static void on_answer(rd_kafka_t *rk, rd_kafka_resp_err_t code,
                       rd_kafka_topic_partition_list_t *offsets, void *opaque)
 {
     consumer_command *command = opaque;
+    ka_consumer *c = command->c;
 
     (void)rk;
     if (offsets)
         list_answers(command->list, offsets, &code);
+    if (c->first_commit == command) {
+        c->first_commit = command->next_commit;
+        if (c->first_commit)
+            start_commit(c->first_commit);
+    }
     kai_command_close(command, code, NULL);
+}
+
+/* One at a time: librdkafka keeps those back that it gets before it knows the group's coordinator, and
+ * lets later ones pass, so that an old offset would replace a new one. */
+static void start_commit(consumer_command *command)
+{
+    ka_consumer *c = command->c;
+    rd_kafka_resp_err_t code =
+        rd_kafka_commit_queue(c->rk, command->list, c->events, on_answer, command);
+
+    if (code)
+        on_answer(c->rk, code, NULL, command);
+}
+
+void kai_commits_hurry(ka_consumer *c)
+{
+    consumer_command *command = c->first_commit, *next;
+
+    c->first_commit = NULL;
+    for (command = command ? command->next_commit : NULL; command; command = next) {
+        next = command->next_commit;
+        start_commit(command);
+    }
 }
 
 static int run_commit(consumer_command *command)
 {
     ka_consumer *c = command->c;
+    consumer_command **at = &c->first_commit;
     int forfeited;
-    rd_kafka_resp_err_t code;
 
     pthread_mutex_lock(&c->lock);
     forfeited = c->forfeited;
@@ -109,8 +140,12 @@ static int run_commit(consumer_command *command)
         list_positions(c, command->list);
     if (command->list->cnt == 0)
         return KA_OK;
-    code = rd_kafka_commit_queue(c->rk, command->list, c->events, on_answer, command);
-    return code ? (int)code : LATER;
+    while (*at)
+        at = &(*at)->next_commit;
+    *at = command;
+    if (c->first_commit == command)
+        start_commit(command);
+    return LATER;
 }
 
 ka_command *ka_consumer_commit(ka_consumer *c, const ka_partition *partitions, int64_t count,

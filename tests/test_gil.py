@@ -89,6 +89,7 @@ class Objects:
         self.error = ffi.new("ka_error *")
         self.name = ffi.new("char[]", b"t")
         self.where = ffi.new("ka_partition *")
+        self.messages = ffi.new("ka_messages **")
         self.place = ffi.new("ka_partition *", {"topic": self.name, "offset": 1})
         self.cluster = cluster
         self.producer_options = ffi.new("ka_producer_options *", {"queue_messages": 10, "queue_bytes": 1000})
@@ -164,6 +165,8 @@ class Objects:
             "ka_consumer_retire": lambda: (self.stopped_consumer, 0, 0),
             "ka_consumer_assignment": lambda: (c, none, 0),
             "ka_consumer_take": lambda: (c, self.error, self.where),
+            "ka_consumer_take_messages": lambda: (c, 1, self.messages, self.error, self.place),
+            "ka_messages_free": lambda: (none,),
             "ka_consumer_topic_name": lambda: (c, 0),
             "ka_consumer_metrics": lambda: (c, ffi.new("ka_consumer_stats *")),
             "ka_consumer_close": lambda: (self.spare_consumer(), 0),
