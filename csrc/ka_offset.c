@@ -125,6 +125,14 @@ void kai_commits_hurry(ka_consumer *c)
     }
 }
 
+/* Also while the application is told of a loss, when the next assignment may be there. Under lock. */
+static int is_forfeited(const ka_consumer *c)
+{
+    const rebalance *r = c->first_rebalance;
+
+    return c->forfeited || (r && r->state == SHOWN && r->kind == KA_ON_LOST);
+}
+
 static int run_commit(consumer_command *command)
 {
     ka_consumer *c = command->c;
@@ -132,7 +140,7 @@ static int run_commit(consumer_command *command)
     int forfeited;
 
     pthread_mutex_lock(&c->lock);
-    forfeited = c->forfeited;
+    forfeited = is_forfeited(c);
     pthread_mutex_unlock(&c->lock);
     if (forfeited)
         return RD_KAFKA_RESP_ERR__ASSIGNMENT_LOST;

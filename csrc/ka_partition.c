@@ -144,14 +144,16 @@ void kai_partitions_forward(ka_consumer *c)
 
 static void adopt(ka_consumer *c, partition *p, rd_kafka_topic_partition_t *item)
 {
-    if (p->sought)
-        item->offset = p->begin; /* by the callback */
-    else
+    if (p->sought) { /* by the callback */
+        item->offset = p->begin;
+    } else {
         p->begin = item->offset;
+        p->position = p->processed = KA_OFFSET_NONE;
+    }
     p->told = p->assigned = 1;
     p->leaving = p->sought = p->fetched = 0;
     p->generation = ++c->generations;
-    p->position = p->processed = p->marked = p->stored = KA_OFFSET_NONE;
+    p->marked = p->stored = KA_OFFSET_NONE;
 }
 
 void kai_partitions_adopt(ka_consumer *c, rd_kafka_topic_partition_list_t *list)
@@ -174,7 +176,9 @@ void kai_partitions_abandon(ka_consumer *c, const rd_kafka_topic_partition_list_
 
     pthread_mutex_lock(&c->lock);
     kai_block_invalidate(c);
-    for (place at = {0}; (p = kai_partition_next(c, &at, 0));) {
+    for (place at = {0}; (p = kai_partition_next(c, &at, 1));) {
+        if (!p->told && !p->assigned)
+            continue;
         if (list && !rd_kafka_topic_partition_list_find(list, p->topic, p->number))
             continue;
         if ((p->paused && p->assigned) || p->corrupt)

@@ -140,27 +140,35 @@ int kai_rebalances_serve(ka_consumer *c)
     return 1;
 }
 
+/* What the application has not looked at, it need not any more; but what it lost it is told. */
+static void drop_unseen(ka_consumer *c)
+{
+    rebalance **at = &c->first_rebalance, *r;
+
+    while ((r = *at)) {
+        if (r->state != FRESH || r->kind == KA_ON_LOST) {
+            at = &r->next;
+            continue;
+        }
+        pthread_mutex_lock(&c->lock);
+        *at = r->next;
+        announce(c);
+        pthread_mutex_unlock(&c->lock);
+        rd_kafka_topic_partition_list_destroy(r->list);
+        free(r);
+    }
+}
+
 void kai_rebalances_drop(ka_consumer *c)
 {
-    rebalance *shown = NULL, *r;
-
-    for (r = c->first_rebalance; r; r = r->next) {
+    for (rebalance *r = c->first_rebalance; r; r = r->next) {
         if (r->kind == KA_ON_ASSIGN && !r->complete) {
             give(c, r->list, r->incremental); /* librdkafka waits for it; nobody reads them */
             r->complete = 1;
         }
         complete(c, r);
     }
-    if (state_of_first(c) != FRESH)
-        shown = c->first_rebalance; /* the application looks at it */
-    while ((r = shown ? shown->next : c->first_rebalance)) {
-        pthread_mutex_lock(&c->lock);
-        *(shown ? &shown->next : &c->first_rebalance) = r->next;
-        announce(c);
-        pthread_mutex_unlock(&c->lock);
-        rd_kafka_topic_partition_list_destroy(r->list);
-        free(r);
-    }
+    drop_unseen(c);
 }
 
 void kai_rebalances_free(ka_consumer *c)
@@ -221,11 +229,17 @@ int64_t ka_consumer_rebalance(ka_consumer *c, int32_t *kind, ka_partition *out, 
 
 void ka_consumer_rebalanced(ka_consumer *c)
 {
+    rebalance *r;
+
     if (kai_consumer_is_foreign(c))
         return;
     pthread_mutex_lock(&c->lock);
-    if (c->first_rebalance && c->first_rebalance->state == SHOWN)
-        c->first_rebalance->state = DONE;
+    r = c->first_rebalance;
+    if (r && r->state == SHOWN) {
+        r->state = DONE;
+        for (int i = 0; r->kind == KA_ON_REVOKE && !r->complete && i < r->list->cnt; i++)
+            kai_partition_at(c, r->list->elems[i].topic, r->list->elems[i].partition)->told = 0;
+    }
     pthread_mutex_unlock(&c->lock);
     atomic_store(&c->polled_ns, kai_now_ns());
     kai_wake_notify(&c->worker.wake);
@@ -292,6 +306,15 @@ static int is_member(ka_consumer *c)
            !atomic_load(&c->retired);
 }
 
+/* The group has taken everything back: what was put down before is not to be completed, and what the application
+ * does not look at yet is not to be told. */
+static void supersede(ka_consumer *c)
+{
+    for (rebalance *r = c->first_rebalance; r; r = r->next)
+        r->complete = 1;
+    drop_unseen(c);
+}
+
 static void on_assign(ka_consumer *c, rd_kafka_topic_partition_list_t *list, int incremental)
 {
     if (!is_member(c))
@@ -308,6 +331,8 @@ static void on_revoke(ka_consumer *c, const rd_kafka_topic_partition_list_t *lis
     int seen = is_member(c) && told->cnt;
 
     c->revoke_due = 0;
+    if (rd_kafka_assignment_lost(c->rk))
+        supersede(c);
     if (seen && rd_kafka_assignment_lost(c->rk)) {
         forfeit(c, list, told);
         take_back(c, list, incremental);
@@ -337,7 +362,7 @@ void kai_on_rebalance(rd_kafka_t *rk, rd_kafka_resp_err_t code,
 static void expel(ka_consumer *c)
 {
     rd_kafka_topic_partition_list_t *told = told_of(c, NULL);
-    int lost = told->cnt;
+    int missed = told->cnt || state_of_first(c) == SHOWN; /* or it is stuck in a callback */
     ka_error error;
 
     kai_rebalances_drop(c);
@@ -345,8 +370,8 @@ static void expel(ka_consumer *c)
     rd_kafka_topic_partition_list_destroy(told);
     rd_kafka_unsubscribe(c->rk);
     atomic_store(&c->expelled, 1);
-    if (lost == 0)
-        return; /* nobody misses anything */
+    if (!missed)
+        return;
     kai_err_set(&error, RD_KAFKA_RESP_ERR__MAX_POLL_EXCEEDED, NULL);
     snprintf(
         error.text, sizeof error.text,

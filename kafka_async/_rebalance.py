@@ -76,11 +76,11 @@ class Rebalancer:
         found = fetch(lambda out, size: lib.ka_consumer_rebalance(consumer._native, kind, out, size))
         if isinstance(found, int) or not kind[0]:
             return  # closed meanwhile
-        try:
-            with self._lock:
+        with self._lock:
+            try:
                 self._run(kind[0], consumer, found[0])
-        finally:
-            lib.ka_consumer_rebalanced(consumer._native)
+            finally:
+                lib.ka_consumer_rebalanced(consumer._native)
 
     def give_up(self, consumer: Consumer, deadline: Deadline) -> None:
         """Run ``on_revoke`` for everything that is assigned, on the calling thread.

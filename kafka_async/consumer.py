@@ -293,6 +293,7 @@ class Consumer:
 
     def _take(self, take: Callable[[], int], timeout: float | None) -> int:
         """Take what comes next, waiting for it. Returns how many messages; 0: none came in time."""
+        self._rebalancer.refuse_inside("poll")  # one that stop() or unsubscribe() runs
         self._poller = threading.get_ident()
         deadline: Deadline | None = None  # a block that is there needs no clock
         while True:
