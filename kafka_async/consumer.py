@@ -64,8 +64,9 @@ class Consumer:
     ``commit``. Without a `group_id` it reads every partition of its topics from ``auto.offset.reset``, knows no
     group on the broker, and commits nothing.
 
-    A member that does not poll for ``max.poll.interval.ms`` leaves its group, so that others go on with its
-    partitions. Its next poll calls `on_lost`, raises ConsumerError (``_MAX_POLL_EXCEEDED``), and joins again.
+    A member that does not poll for ``max.poll.interval.ms`` leaves its group, also a static one of a classic group, so
+    that others go on with its partitions. Its next poll calls `on_lost`, raises ConsumerError
+    (``_MAX_POLL_EXCEEDED``), and joins again.
     Heartbeats are native: however busy Python is, a member that polls stays one.
 
     Parameters
