@@ -32,7 +32,9 @@ static rd_kafka_resp_err_t code_of(rd_kafka_error_t *error)
 
 int kai_protocol_is(const ka_consumer *c, const char *name)
 {
-    return strcmp(rd_kafka_rebalance_protocol(c->rk), name) == 0;
+    const char *protocol = rd_kafka_rebalance_protocol(c->rk); /* NULL: it is closed */
+
+    return protocol && strcmp(protocol, name) == 0;
 }
 
 static rd_kafka_resp_err_t replace_step_by_step(ka_consumer *c,
@@ -153,7 +155,8 @@ static rd_kafka_resp_err_t replace_all_told(ka_consumer *c)
         rd_kafka_topic_partition_list_add(list, p->topic, p->number)->offset =
             kai_partition_next_offset(p);
         p->generation = ++c->generations;
-        p->sought = p->fetched = 0;
+        p->sought = p->fetched = p->stopped = 0;
+        p->searching = kai_partition_next_offset(p) < 0;
         if (p->position != KA_OFFSET_NONE)
             kai_partition_moved(c, p);
     }
@@ -245,12 +248,35 @@ static void restart(ka_consumer *c, partition *p)
     p->sought = 1;
 }
 
+/* Begin anew with one that librdkafka has given up: a seek would not wake it. */
+static int revive(ka_consumer *c, partition *p, int64_t offset)
+{
+    rd_kafka_topic_partition_list_t *list;
+    rd_kafka_resp_err_t code;
+
+    p->searching = offset < 0;
+    p->stopped = 0;
+    if (kai_protocol_is(c, "EAGER"))
+        return replace_all_told(c) == RD_KAFKA_RESP_ERR_NO_ERROR;
+    list = rd_kafka_topic_partition_list_new(1);
+    rd_kafka_topic_partition_list_add(list, p->topic, p->number)->offset = offset;
+    code = code_of(rd_kafka_incremental_unassign(c->rk, list));
+    settle_assignment(c);
+    kai_partition_forward(c, p);
+    if (!code)
+        code = code_of(rd_kafka_incremental_assign(c->rk, list));
+    settle_assignment(c);
+    rd_kafka_topic_partition_list_destroy(list);
+    return code == RD_KAFKA_RESP_ERR_NO_ERROR;
+}
+
 static int seek_one(ka_consumer *c, partition *p, int64_t offset)
 {
     rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
     rd_kafka_topic_partition_t *item = rd_kafka_topic_partition_list_add(list, p->topic, p->number);
     rd_kafka_resp_err_t code;
 
+    p->searching = offset < 0;
     item->offset = offset;
     code = code_of(rd_kafka_seek_partitions(c->rk, list, SEEK_TIMEOUT_MS));
     if (!code)
@@ -268,12 +294,14 @@ int64_t kai_seek_all(ka_consumer *c, int64_t now)
     c->seek_ns = KAI_FOREVER;
     for (place at = {0}; (p = kai_partition_next(c, &at, 0));) {
         int64_t offset;
-        if (!p->sought || !p->assigned || p->paused) /* that is done when it is resumed */
+        /* A paused one waits to be resumed. One that librdkafka looks up an offset for waits for that: its
+         * answer, were it out of date, would start another search, half a second later, and undo the seek. */
+        if (!p->sought || !p->assigned || p->paused || p->searching)
             continue;
         pthread_mutex_lock(&c->lock);
         offset = kai_partition_next_offset(p);
         pthread_mutex_unlock(&c->lock);
-        if (seek_one(c, p, offset))
+        if (p->stopped ? revive(c, p, offset) : seek_one(c, p, offset))
             p->sought = p->fetched = 0;
         else
             c->seek_ns = now + SEEK_AGAIN_NS;

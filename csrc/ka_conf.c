@@ -65,6 +65,13 @@ int64_t ka_conf_properties(char *buf, int64_t size)
     return (int64_t)len;
 }
 
+int kai_conf_is(const ka_conf *conf, const char *name, const char *value)
+{
+    char text[64];
+
+    return ka_conf_get(conf, name, text, sizeof text) > 0 && strcmp(text, value) == 0;
+}
+
 int64_t kai_conf_number(const ka_conf *conf, const char *name, int64_t fallback)
 {
     char text[64];

@@ -10,6 +10,8 @@ struct ka_conf {
     rd_kafka_conf_t *rd;
 };
 
+/* Whether a property has this value, as librdkafka writes it. */
+int kai_conf_is(const ka_conf *conf, const char *name, const char *value);
 /* A numeric property, or fallback when it is unset. */
 int64_t kai_conf_number(const ka_conf *conf, const char *name, int64_t fallback);
 

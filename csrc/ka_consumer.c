@@ -227,6 +227,9 @@ ka_consumer *ka_wait_consumer_open(ka_conf *conf, const ka_consumer_options *opt
     if (kai_ring_init(&c->ring, ring_capacity(options)) != 0)
         return give_up(c, err, RD_KAFKA_RESP_ERR__CRIT_SYS_RESOURCE,
                        "no address space for prefetch: lower prefetch_bytes or prefetch_messages");
+    c->ends = kai_conf_is(conf, "enable.partition.eof", "true");
+    /* The worker sees by it that librdkafka's search for an offset is over. */
+    rd_kafka_conf_set(conf->rd, "enable.partition.eof", "true", NULL, 0);
     rd_kafka_conf_set_rebalance_cb(conf->rd, kai_on_rebalance);
     rd_kafka_conf_set_error_cb(conf->rd, kai_on_error);
     rd_kafka_conf_set_offset_commit_cb(conf->rd, kai_on_commit);

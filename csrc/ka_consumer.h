@@ -58,13 +58,15 @@ typedef struct partition {
     const char *topic;
     int64_t topic_number;
     int32_t number;
-    int told;           /* the application has it, as far as it knows */
-    int leaving;        /* it is about to be given up: nothing more is handed out */
-    int assigned;       /* librdkafka reads it for us */
-    int paused;         /* by the application */
-    int sought;         /* librdkafka has yet to be told to go on at kai_partition_next_offset() */
-    int corrupt;        /* worker only: given up until it is assigned again or sought */
-    int fetched;        /* worker only: something of it came since it was assigned or sought */
+    int told;      /* the application has it, as far as it knows */
+    int leaving;   /* it is about to be given up: nothing more is handed out */
+    int assigned;  /* librdkafka reads it for us */
+    int paused;    /* by the application */
+    int sought;    /* librdkafka has yet to be told to go on at kai_partition_next_offset() */
+    int corrupt;   /* worker only: given up until it is assigned again or sought */
+    int searching; /* worker only: librdkafka looks up the offset to begin at */
+    int stopped;   /* worker only: librdkafka has given it up for want of an offset to begin at */
+    int fetched;   /* worker only: something of it came since it was assigned or sought */
     int64_t generation; /* differs for every assignment, seek and pause */
     /* Offsets, KA_OFFSET_NONE: none. */
     int64_t begin;     /* where reading begins; may be logical until the first message comes */
@@ -154,6 +156,7 @@ struct ka_consumer {
     rd_kafka_t *rk;
     rd_kafka_queue_t *events, *messages;
     ka_consumer_options options;
+    int ends;           /* the application wants to know when a partition is read to its end */
     int64_t refresh_ns; /* how often to look for new partitions */
     uint32_t process;
     _Atomic int references; /* the facade's and the worker's; the last one frees */
@@ -197,7 +200,8 @@ struct ka_consumer {
     consumer_command *first_commit;                /* the first one is on its way */
     rd_kafka_topic_partition_list_t *subscription; /* in a group; NULL: none */
     int64_t max_poll_ns, handed_seen;
-    int64_t given;  /* partitions that librdkafka was given by the group */
+    int64_t given; /* partitions that librdkafka was given by the group */
+    int was_given, cooperative;
     int revoke_due; /* we left; the group has yet to take them back */
 
     /* Since librdkafka's queue was empty; see ka_nudge.c. */
@@ -320,6 +324,8 @@ partition *kai_partition_of(ka_consumer *c, const rd_kafka_message_t *m);
 /* Before librdkafka may fetch: what arrives must find its partition current and come through our
  * queue. Where the application sought or paused one in its callback, that stands, also in the list. */
 void kai_partitions_adopt(ka_consumer *c, rd_kafka_topic_partition_list_t *list);
+/* Let a partition's messages come through our queue, those included that wait in its own. */
+void kai_partition_forward(ka_consumer *c, const partition *p);
 /* Forward every assigned partition again. librdkafka ends the forwarding when it has stopped fetching
  * for an assignment, which may be after we began the next one of the same partition. */
 void kai_partitions_forward(ka_consumer *c);

@@ -20,6 +20,7 @@ static void close_down(ka_consumer *c)
     rd_kafka_queue_cb_event_enable(c->messages, NULL, NULL);
     rd_kafka_queue_destroy(c->events);
     rd_kafka_queue_destroy(c->messages);
+    c->cooperative = kai_protocol_is(c, "COOPERATIVE");
     rd_kafka_consumer_close(c->rk);
     kai_commands_end(c);
     rd_kafka_set_log_level(c->rk, LOG_EMERG); /* how its threads end is nobody's concern */
@@ -64,11 +65,23 @@ int64_t kai_consumer_step(void *self)
     return next;
 }
 
+/* librdkafka before 2.3 fails an assertion when it destroys a cooperative member that never had an assignment. */
+static int must_not_be_destroyed(const ka_consumer *c)
+{
+    return !c->was_given && rd_kafka_version() < 0x02030000 && c->cooperative;
+}
+
 /* The worker's last act; nobody waits for it. */
 void kai_consumer_end(void *self)
 {
     ka_consumer *c = self;
 
-    rd_kafka_destroy(c->rk);
+    if (must_not_be_destroyed(c))
+        kai_consumer_log(
+            c, LOG_WARNING, "CLOSE",
+            "it has left its group before it had an assignment; its idle threads stay, "
+            "since this librdkafka would abort the process: 2.3 or later does not");
+    else
+        rd_kafka_destroy(c->rk);
     kai_consumer_unreference(c);
 }

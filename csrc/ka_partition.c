@@ -122,10 +122,9 @@ static void on_stray(rd_kafka_t *rk, void *opaque)
     kai_wake_notify(&c->worker.wake);
 }
 
-/* Let a partition's messages come through our queue, those included that wait in its own. */
-static void forward(ka_consumer *c, const char *topic_name, int32_t number)
+void kai_partition_forward(ka_consumer *c, const partition *p)
 {
-    rd_kafka_queue_t *queue = rd_kafka_queue_get_partition(c->rk, topic_name, number);
+    rd_kafka_queue_t *queue = rd_kafka_queue_get_partition(c->rk, p->topic, p->number);
 
     if (!queue)
         return;
@@ -139,7 +138,7 @@ void kai_partitions_forward(ka_consumer *c)
     const partition *p;
 
     for (place at = {0}; (p = kai_partition_next(c, &at, 0));)
-        forward(c, p->topic, p->number);
+        kai_partition_forward(c, p);
 }
 
 static void adopt(ka_consumer *c, partition *p, rd_kafka_topic_partition_t *item)
@@ -151,7 +150,8 @@ static void adopt(ka_consumer *c, partition *p, rd_kafka_topic_partition_t *item
         p->position = p->processed = KA_OFFSET_NONE;
     }
     p->told = p->assigned = 1;
-    p->leaving = p->sought = p->fetched = 0;
+    p->leaving = p->sought = p->fetched = p->stopped = 0;
+    p->searching = item->offset < 0;
     p->generation = ++c->generations;
     p->marked = p->stored = KA_OFFSET_NONE;
 }
@@ -162,7 +162,7 @@ void kai_partitions_adopt(ka_consumer *c, rd_kafka_topic_partition_list_t *list)
         rd_kafka_topic_partition_t *item = &list->elems[i];
         partition *p = kai_partition_find(c, kai_topic_find(c, item->topic), item->partition);
 
-        forward(c, item->topic, item->partition);
+        kai_partition_forward(c, p);
         pthread_mutex_lock(&c->lock);
         adopt(c, p, item);
         pthread_mutex_unlock(&c->lock);

@@ -27,6 +27,7 @@ static void give(ka_consumer *c, const rd_kafka_topic_partition_list_t *list, in
     else if (rd_kafka_assign(c->rk, list))
         kai_consumer_log(c, LOG_ERR, "ASSIGN", rd_kafka_err2str(rd_kafka_last_error()));
     c->given = (incremental ? c->given : 0) + list->cnt;
+    c->was_given = 1;
 }
 
 static void take_back(ka_consumer *c, const rd_kafka_topic_partition_list_t *list, int incremental)

@@ -125,9 +125,21 @@ void kai_on_error(rd_kafka_t *rk, int code, const char *reason, void *opaque)
     }
 }
 
+/* librdkafka knows where the partition begins. */
+static void end_search(ka_consumer *c, partition *p)
+{
+    if (!p->searching)
+        return;
+    p->searching = 0;
+    if (p->sought)
+        c->seek_ns = 0; /* it waited for that */
+}
+
 /* What comes of a paused partition comes again later; what comes of one that was sought is from before. */
 static int is_wanted(ka_consumer *c, partition *p, int64_t offset)
 {
+    if (p->assigned)
+        end_search(c, p);
     if (!p->assigned || p->sought || p->corrupt)
         return 0;
     if (!p->fetched) {
@@ -168,10 +180,22 @@ static void receive_error(ka_consumer *c, partition *p, const rd_kafka_message_t
         return; /* told already */
     if (p && p->assigned && is_corruption(m->err))
         give_up(c, p);
+    if (p && p->assigned && m->err == RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET) {
+        p->stopped = 1;
+        end_search(c, p);
+    }
     if (of_topic && m->err == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART)
         kai_consumer_log(c, LOG_WARNING, rd_kafka_err2name(m->err), rd_kafka_message_errstr(m));
     else
         kai_report(c, of_topic ? NULL : p, m->offset, m->err, rd_kafka_message_errstr(m));
+}
+
+static void hand_on(ka_consumer *c, partition *p, const rd_kafka_message_t *m)
+{
+    if (!m->err)
+        push_message(c, p, m);
+    else if (c->ends)
+        push_end(c, p, m->offset);
 }
 
 static void receive(ka_consumer *c, rd_kafka_message_t *m)
@@ -181,7 +205,7 @@ static void receive(ka_consumer *c, rd_kafka_message_t *m)
     if (m->err && m->err != RD_KAFKA_RESP_ERR__PARTITION_EOF)
         receive_error(c, p, m);
     else if (p && is_wanted(c, p, m->offset))
-        m->err ? push_end(c, p, m->offset) : push_message(c, p, m);
+        hand_on(c, p, m);
     rd_kafka_message_destroy(m);
 }
 

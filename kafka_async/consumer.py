@@ -342,9 +342,12 @@ class Consumer:
         ------
         ConsumerError
             librdkafka refuses it; a regular expression without a group.
+        RuntimeError
+            It is called from within a rebalance callback.
         ClosedError, ForkedError
             The consumer is stopped, or belongs to the parent process.
         """
+        self._rebalancer.refuse_inside("subscribe")
         names = _names(topics, self._group_id)
         texts = [ffi.new("char[]", name.encode()) for name in names]
         array = ffi.new("const char *[]", texts)
@@ -405,9 +408,12 @@ class Consumer:
             there twice. Reading goes on as before.
         ConsumerError
             librdkafka refuses it. Nothing is read from then on.
+        RuntimeError
+            It is called from within a rebalance callback.
         ClosedError, ForkedError
             The consumer is stopped, or belongs to the parent process.
         """
+        self._rebalancer.refuse_inside("assign")
         array = to_native(items := self._located(check_partitions(partitions)))
         if self._group_id is not None and self._subscription:
             self.unsubscribe()
@@ -462,6 +468,7 @@ class Consumer:
 
     def _change(self, how: int, items: list[TopicPartition]) -> None:
         self._refuse_foreign()
+        self._rebalancer.refuse_inside("incremental assignment")
         if self._subscription:
             raise errors.ConsumerError(
                 "topics are subscribed to, so partitions are assigned for you: call assign() or unsubscribe() first",
