@@ -118,6 +118,7 @@ typedef struct consumer_command {
     struct consumer_command *next_commit;  /* in line */
     int waits_for_revoke;                  /* not before the group has taken back what it gave */
     int patient;                           /* is waited for when closing */
+    int tries;                             /* of a commit, again */
     /* Of what the control thread runs. */
     kai_job job;
     int64_t deadline_ns;

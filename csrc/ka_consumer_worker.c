@@ -21,6 +21,9 @@ static void close_down(ka_consumer *c)
     rd_kafka_queue_destroy(c->events);
     rd_kafka_queue_destroy(c->messages);
     c->cooperative = kai_protocol_is(c, "COOPERATIVE");
+    /* Else a subscription that waits for the end of a rebalance comes into force while librdkafka closes, and
+     * fails an assertion of its. */
+    rd_kafka_unsubscribe(c->rk);
     rd_kafka_consumer_close(c->rk);
     kai_commands_end(c);
     rd_kafka_set_log_level(c->rk, LOG_EMERG); /* how its threads end is nobody's concern */

@@ -3,6 +3,11 @@
 
 #include "ka_consumer.h"
 
+enum {
+    STALE_MEMBER_EPOCH = 113, /* librdkafka 2.0.2 has no name for it */
+    TRIES = 5,
+};
+
 void kai_offsets_store(ka_consumer *c)
 {
     rd_kafka_topic_partition_list_t *list;
@@ -91,9 +96,12 @@ static void on_answer(rd_kafka_t *rk, rd_kafka_resp_err_t code,
     consumer_command *command = opaque;
     ka_consumer *c = command->c;
 
-    (void)rk;
     if (offsets)
         list_answers(command->list, offsets, &code);
+    /* It crossed a heartbeat that gave us the next epoch, whose answer came before this one. */
+    if (code == STALE_MEMBER_EPOCH && atomic_load(&c->state) == OPEN && command->tries++ < TRIES &&
+        !rd_kafka_commit_queue(rk, command->list, c->events, on_answer, command))
+        return;
     if (c->first_commit == command) {
         c->first_commit = command->next_commit;
         if (c->first_commit)

@@ -36,7 +36,7 @@ _START = {
 _NO_GROUP = "kafka_async.no_group"  # librdkafka wants a name to assign partitions; it is never joined
 _COMMAND_TIMEOUT_S = 30.0  # librdkafka's main thread answers at once unless it is broken
 _LOOKUP_TIMEOUT_S = 5.0  # of a question to the cluster that has no timeout of its own
-_ANSWER_S = 2.0  # how long an answer may come after its time
+_ANSWER_S = 0.05  # how long an answer may come after its time
 
 
 class _Polling:
@@ -86,7 +86,8 @@ class Consumer:
     on_assign, on_revoke, on_lost : callable, optional
         Rebalance callbacks, called as ``callback(consumer, partitions)`` with a list of TopicPartition on the
         polling thread, inside a poll. `on_assign`: before the first message; a ``seek`` in it sets the
-        start. `on_revoke`: before partitions are given up (their offsets are our positions); it may ``commit``. After
+        start. `on_revoke`: before partitions are given up; it may ``commit``. Their offsets are our positions, which a
+        ``stop`` by an exception or from another thread has set back to the message in hand. After
         it nothing of them is handed out. Also called by ``unsubscribe`` and ``stop``, on their caller's
         thread. `on_lost`: they belong to others already, and commits of them fail; without it `on_revoke` is called
         instead. An exception ends the poll after the rebalance went on. With a callback a rebalance waits for the
@@ -623,9 +624,10 @@ class Consumer:
     def store(self, message: Message) -> None:
         """Tell that a message is processed, for a commit to come.
 
-        Needed where messages are not done with in their order of hand-out, and only then. With
-        ``enable.auto.commit`` it is committed soon, else by the next ``commit`` without arguments, which for this
-        partition then commits what was stored and not the position. Never blocks.
+        For ``enable.auto.commit`` False, where messages are not done with in their order of hand-out: the next ``commit``
+        without arguments commits of this partition what was stored last, and not the position. With
+        ``enable.auto.commit`` every message counts as processed when the next one is asked for, and this only tells so
+        earlier. Never blocks.
 
         Parameters
         ----------
@@ -825,7 +827,8 @@ class Consumer:
     def lag(self, timeout: float | None = None) -> dict[TopicPartition, int]:
         """Tell how many messages of the assigned partitions were not handed out yet.
 
-        The end of each is that of the last fetch, which costs no request. Under ``read_committed`` librdkafka does
+        In offsets, as everywhere in Kafka: what compaction removed and the marks of transactions count, too, so it may
+        not come down to 0. The end of each is that of the last fetch, which costs no request. Under ``read_committed`` librdkafka does
         not tell the end of what is committed, and with a `timeout` it should be of now: then the broker is asked,
         GIL released.
 
@@ -857,8 +860,8 @@ class Consumer:
         timeout = check_timeout(timeout)
         array = to_native(items)
         command = lib.ka_consumer_ask(self._native, what, array, len(items), micros(timeout))
-        # The answer comes a little after that time.
-        return result(command, None if timeout is None else timeout + _ANSWER_S)
+        # That nothing came is told a little after that time.
+        return result(command, timeout, Deadline(None if timeout is None else timeout + _ANSWER_S))
 
     def _need_group(self, what: str) -> None:
         if self._group_id is None:
@@ -984,13 +987,15 @@ def _config(
     prefetch_messages: int,
     prefetch_bytes: int,
 ) -> Config:
+    if config is not None and not isinstance(config, Mapping):
+        raise TypeError(f"config must be a mapping of property to value, not {type(config).__name__}")
     forced: dict[str, Value] = {
         "group.id": group_id or _NO_GROUP,
         "enable.auto.offset.store": False,
         "queued.min.messages": prefetch_messages // 2,
         "queued.max.messages.kbytes": prefetch_bytes // 2 // 1024,
     }
-    if str((config or {}).get("group.protocol", "classic")).lower() == "consumer":
+    if config and config.get("group.protocol") == "consumer":
         _check_consumer_protocol(lib.ka_librdkafka_version_linked())
     if group_id is None:
         if config and str(config.get("enable.auto.commit", "false")).lower() == "true":
