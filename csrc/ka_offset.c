@@ -99,7 +99,8 @@ static void on_answer(rd_kafka_t *rk, rd_kafka_resp_err_t code,
     if (offsets)
         list_answers(command->list, offsets, &code);
     /* It crossed a heartbeat that gave us the next epoch, whose answer came before this one. */
-    if (code == STALE_MEMBER_EPOCH && atomic_load(&c->state) == OPEN && command->tries++ < TRIES &&
+    if ((int)code == STALE_MEMBER_EPOCH && atomic_load(&c->state) == OPEN &&
+        command->tries++ < TRIES &&
         !rd_kafka_commit_queue(rk, command->list, c->events, on_answer, command))
         return;
     if (c->first_commit == command) {

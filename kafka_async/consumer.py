@@ -624,10 +624,10 @@ class Consumer:
     def store(self, message: Message) -> None:
         """Tell that a message is processed, for a commit to come.
 
-        For ``enable.auto.commit`` False, where messages are not done with in their order of hand-out: the next ``commit``
-        without arguments commits of this partition what was stored last, and not the position. With
-        ``enable.auto.commit`` every message counts as processed when the next one is asked for, and this only tells so
-        earlier. Never blocks.
+        For ``enable.auto.commit`` False, where messages are not done with in their order of hand-out: the next
+        ``commit`` without arguments commits of this partition what was stored last, and not the position. With
+        ``enable.auto.commit`` every message counts as processed when the next one is asked for, and this only tells
+        so earlier. Never blocks.
 
         Parameters
         ----------
@@ -827,10 +827,10 @@ class Consumer:
     def lag(self, timeout: float | None = None) -> dict[TopicPartition, int]:
         """Tell how many messages of the assigned partitions were not handed out yet.
 
-        In offsets, as everywhere in Kafka: what compaction removed and the marks of transactions count, too, so it may
-        not come down to 0. The end of each is that of the last fetch, which costs no request. Under ``read_committed`` librdkafka does
-        not tell the end of what is committed, and with a `timeout` it should be of now: then the broker is asked,
-        GIL released.
+        In offsets, as everywhere in Kafka: what compaction removed and the marks of transactions count, too, so it
+        may not come down to 0. The end of each is that of the last fetch, which costs no request. Under
+        ``read_committed`` librdkafka does not tell the end of what is committed, and with a `timeout` it should be
+        of now: then the broker is asked, GIL released.
 
         Parameters
         ----------
