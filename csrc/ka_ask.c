@@ -55,19 +55,28 @@ static rd_kafka_resp_err_t ask_committed(consumer_command *command, int timeout_
     return code ? code : first_error(command->list);
 }
 
+/* The answers' errors, so that the caller is told of which partition one is. */
+static void set_errors(rd_kafka_topic_partition_list_t *list,
+                       const rd_kafka_topic_partition_list_t *answers)
+{
+    for (int i = 0; i < list->cnt; i++)
+        list->elems[i].err = answers ? answers->elems[i].err : RD_KAFKA_RESP_ERR_NO_ERROR;
+}
+
 static rd_kafka_resp_err_t ask_times(consumer_command *command, int timeout_ms)
 {
-    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_copy(command->list);
+    rd_kafka_topic_partition_list_t *list;
     rd_kafka_resp_err_t code;
 
-    if (list->cnt == 0) {
-        rd_kafka_topic_partition_list_destroy(list);
+    if (command->list->cnt == 0)
         return RD_KAFKA_RESP_ERR_NO_ERROR;
-    }
+    set_errors(command->list, NULL); /* of the slice before */
+    list = rd_kafka_topic_partition_list_copy(command->list);
     code = rd_kafka_offsets_for_times(command->c->rk, list, timeout_ms);
     if (!code)
         code = first_error(list);
     if (code) { /* the question stays for another slice */
+        set_errors(command->list, list);
         rd_kafka_topic_partition_list_destroy(list);
         return code;
     }
