@@ -562,13 +562,13 @@ class Consumer:
     def _located(self, items: list[TopicPartition], timeout: float | None = _LOOKUP_TIMEOUT_S) -> list[TopicPartition]:
         """Replace times by the offsets that are there."""
         at = {
-            i: item.offset[1:]
+            i: item.offset[1]
             for i, item in enumerate(items)
-            if isinstance(item.offset, tuple) and item.offset[:1] == ("timestamp",)
+            if isinstance(item.offset, tuple) and len(item.offset) == 2 and item.offset[0] == "timestamp"
         }
         if not at:
             return items
-        times = [items[i]._replace(offset=_milliseconds(items[i], *offset)) for i, offset in at.items()]
+        times = [items[i]._replace(offset=_milliseconds(items[i], offset)) for i, offset in at.items()]
         found = dict(zip(at, self.offsets_for_times(times, timeout), strict=True))
         return [
             item._replace(offset="end" if found[i].offset is None else found[i].offset) if i in found else item
@@ -1037,7 +1037,7 @@ def _names(topics: str | Iterable[str], group_id: str | None) -> list[str]:
     return names
 
 
-def _milliseconds(item: TopicPartition, time: object = None) -> int:
+def _milliseconds(item: TopicPartition, time: object) -> int:
     if isinstance(time, bool) or not isinstance(time, int) or not 0 <= time < 2**63:
         raise ValueError(f"{item!r}: a time must be milliseconds since the epoch, an int of at least 0")
     return time
