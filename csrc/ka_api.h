@@ -427,6 +427,10 @@ int ka_consumer_retire(ka_consumer *c, int store_last, int closing);
  * KA_REBALANCE, KA_BUSY, KA_CLOSED, KA_FORKED. */
 int64_t ka_consumer_take(ka_consumer *c, ka_error *err, ka_partition *where);
 
+/* The polling thread's own call, when it has counted a row in block.handed and then finds another generation. 1: the
+ * row was seen to be handed out before that changed, so it is. 0: it is not, and no longer counted. */
+int ka_consumer_keep(ka_consumer *c);
+
 /* The same, but it hands out up to max messages at once, fewer if they are large: *out is owned,
  * ka_messages_free(). They count as processed when the next ones are asked for. KA_NOMEM. */
 int64_t ka_consumer_take_messages(ka_consumer *c, int64_t max, ka_messages **out, ka_error *err,

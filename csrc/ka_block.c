@@ -14,11 +14,14 @@ enum { SKIP = 4096 };
 /* What a batch of messages may take, but for its last one, so that no copy takes long. */
 enum { MANY_BYTES = 1024 * 1024 };
 
+static int is_current(const partition *p, int64_t generation)
+{
+    return p->assigned && !p->leaving && p->generation == generation;
+}
+
 static int is_stale(const entry *e)
 {
-    const partition *p = e->partition;
-
-    return p && (!p->assigned || p->leaving || p->generation != e->generation);
+    return e->partition && !is_current(e->partition, e->generation);
 }
 
 int kai_block_settle(ka_consumer *c, int all)
@@ -29,8 +32,10 @@ int kai_block_settle(ka_consumer *c, int all)
 
     for (; c->positioned < handed; c->positioned++) {
         partition *p = (partition *)(uintptr_t)c->row_partition[c->positioned];
-        if (p->generation == c->row_generation[c->positioned])
-            p->position = c->block.offset[c->positioned] + 1;
+        if (!is_current(p, c->row_generation[c->positioned]))
+            continue;
+        p->position = c->block.offset[c->positioned] + 1;
+        c->counted = c->positioned + 1;
     }
     for (; c->processed < done; c->processed++) {
         partition *p = (partition *)(uintptr_t)c->row_partition[c->processed];
@@ -48,9 +53,26 @@ void kai_block_invalidate(ka_consumer *c)
 {
     word_store(&c->block.generation, c->block.generation + 1);
     /* Python stores `handed`, then loads `generation`, with no fence between. After this one either its store
-     * is seen below, or its load sees the new generation, and it gives back what it took. */
+     * is seen below, or its load sees the new generation, or both: ka_consumer_keep(). */
     kai_fence_all();
     kai_block_settle(c, 0);
+}
+
+int ka_consumer_keep(ka_consumer *c)
+{
+    int64_t handed;
+    int keep;
+
+    if (kai_consumer_is_foreign(c))
+        return 0;
+    pthread_mutex_lock(&c->lock);
+    kai_block_settle(c, 0);
+    handed = word_load(&c->block.handed);
+    keep = handed && c->counted == handed;
+    if (handed && !keep)
+        word_store(&c->block.handed, handed - 1);
+    pthread_mutex_unlock(&c->lock);
+    return keep;
 }
 
 /* Give the ring back up to pos; returns how many messages that were. */
@@ -234,7 +256,7 @@ static void release_handed(ka_consumer *c)
     c->purged += released - handed;
     c->block_start = c->block_end = kai_ring_head(&c->ring);
     c->block.count = c->block.flags = c->block.top = 0;
-    c->positioned = c->processed = 0;
+    c->positioned = c->processed = c->counted = 0;
     word_store(&c->block.handed, 0);
 }
 

@@ -12,7 +12,8 @@
  * where they are until the next take. Python counts in block.handed how many it gave to the
  * application, each time before it gives one, and reads block.generation after that: a change
  * means that some rows may be stale (a partition was revoked, the consumer is closing), so it
- * takes anew, which describes the rows not handed out again, without the stale ones. Thus the core
+ * takes anew, which describes the rows not handed out again, without the stale ones. Both sides may have seen
+ * the other's word; then the core says whether that row still counted (ka_consumer_keep()). Thus the core
  * knows at any time, with no call, what the application has: rows before handed are handed out, all
  * of them but the last are processed ("the next one was asked for").
  *
@@ -184,6 +185,7 @@ struct ka_consumer {
     uint64_t row_end[KA_BLOCK]; /* ring position behind the row's entry */
     uint64_t block_start, block_end;
     int64_t positioned, processed; /* rows that position and processed have seen */
+    int64_t counted;               /* the last row that a position is behind of, + 1 */
     partition *moved;              /* see kai_partition_moved() */
     rebalance *first_rebalance;
     int forfeited; /* the assignment was lost; nothing can be committed until there is a new one */

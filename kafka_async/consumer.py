@@ -224,12 +224,18 @@ class Consumer:
                     self._shared[0] = handed
                     if self._shared[1] == self._generation:
                         return message
-                    self._shared[0] = self._handed = handed - 1
+                    # Until that is decided it is as if it had not been taken: a signal's exception may come.
+                    rows, self._handed, generation = iter((message,)), handed - 1, self._shared[1]
+                    if lib.ka_consumer_keep(self._native):
+                        self._generation = generation
+                    else:
+                        rows = iter(())
                     break
-                rows = iter(())
-                if not (count := self._take(self._take_block, check_timeout(timeout))):
-                    return None
-                rows = self._block.messages(count)
+                else:
+                    rows = iter(())
+                    if not (count := self._take(self._take_block, check_timeout(timeout))):
+                        return None
+                    rows = self._block.messages(count)
         finally:
             if rows is not _POLLING:
                 self._rows = rows

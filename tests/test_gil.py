@@ -167,6 +167,7 @@ class Objects:
             "ka_consumer_take": lambda: (c, self.error, self.where),
             "ka_consumer_take_messages": lambda: (c, 1, self.messages, self.error, self.place),
             "ka_messages_free": lambda: (none,),
+            "ka_consumer_keep": lambda: (c,),
             "ka_consumer_topic_name": lambda: (c, 0),
             "ka_consumer_metrics": lambda: (c, ffi.new("ka_consumer_stats *")),
             "ka_consumer_close": lambda: (self.spare_consumer(), 0),
