@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -389,6 +389,89 @@ def test_incremental_assignment_beside_a_subscription_is_refused(
             with pytest.raises(ConsumerError, match="subscribed"):
                 call([one])
         assert offsets(read(consumer, COUNT)) == list(range(COUNT))
+
+
+# ---------------------------------------------------------------- at the worst moment
+
+
+class Held:
+    """The words shared with the core; a call is made, as if by another thread, beside a store of `handed`."""
+
+    def __init__(self, words: Any, number: int, before: Callable[[], object], after: Callable[[], object]) -> None:
+        self.words, self.number, self.before, self.after = words, number, before, after
+
+    def __getitem__(self, index: int) -> int:
+        return int(self.words[index])
+
+    def __setitem__(self, index: int, value: int) -> None:
+        number, self.number = (self.number, -1) if (index, value) == (0, self.number) else (-1, self.number)
+        if number > 0:
+            self.before()
+        self.words[index] = value
+        if number > 0:
+            self.after()
+
+
+def nothing() -> None:
+    pass
+
+
+def disturb(consumer: Consumer, number: int, before: Callable[[], object], after: Callable[[], object]) -> Held:
+    """Have calls made when the block's message of that number is about to be handed out."""
+    held = Held(consumer._shared, number, before, after)
+    consumer._shared = held  # type: ignore[assignment]
+    return held
+
+
+@pytest.mark.parametrize("number", [1, 2, 7])
+@pytest.mark.parametrize("side", ["before", "after"])
+def test_pause_between_two_steps_of_a_poll(cluster: MockCluster, one: TopicPartition, side: str, number: int) -> None:
+    with Consumer(cluster.bootstrap_servers, config=CONFIG) as consumer:
+        begin(consumer, [one])
+        pause = lambda: consumer.pause([one])  # noqa: E731
+        held = disturb(consumer, number, *((pause, nothing) if side == "before" else (nothing, pause)))
+        seen = []
+        while (message := consumer.poll_message(0)) is not None:
+            seen.append(message)
+        assert held.number == -1
+        assert len(seen) in (number - 1, number)
+        assert consumer.position([one]) == [at(one, len(seen) or None)]
+        assert consumer.metrics().handed_out == len(seen)
+        consumer.resume([one])
+        assert offsets(seen + read(consumer, COUNT - len(seen))) == list(range(COUNT))
+
+
+@pytest.mark.parametrize("side", ["before", "after"])
+def test_seek_between_two_steps_of_a_poll(cluster: MockCluster, one: TopicPartition, side: str) -> None:
+    with Consumer(cluster.bootstrap_servers, config=CONFIG) as consumer:
+        begin(consumer, [one])
+        seek = lambda: consumer.seek(at(one, 5))  # noqa: E731
+        disturb(consumer, 5, *((seek, nothing) if side == "before" else (nothing, seek)))
+        seen = offsets(read(consumer, 10))
+        assert seen in ([0, 1, 2, 3, 5, 6, 7, 8, 9, 10], [0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
+        assert consumer.position([one]) == [at(one, seen[-1] + 1)]
+
+
+@pytest.mark.parametrize("side", ["before", "after"])
+def test_change_of_another_partition_between_two_steps_of_a_poll(
+    cluster: MockCluster, three: list[TopicPartition], side: str
+) -> None:
+    """Also when the core is asked for positions before the poll has seen that something changed."""
+    with Consumer(cluster.bootstrap_servers, config=CONFIG) as consumer:
+        begin(consumer, three)
+        first = read(consumer, 1)[0].partition
+        other = next(partition for partition in three if partition.partition != first)
+
+        def change() -> None:
+            consumer.pause([other])
+            consumer.assignment()
+
+        disturb(consumer, 5, *((change, nothing) if side == "before" else (nothing, change)))
+        seen = read(consumer, 2 * COUNT - 1)
+        consumer.resume([other])
+        seen += read(consumer, COUNT)
+        for number in range(3):
+            assert offsets(seen, number) == list(range(first == number, COUNT))
 
 
 # ---------------------------------------------------------------- any sequence of them
