@@ -548,6 +548,61 @@ static void signal_ends_a_wait_after_one_more_look(void)
 
 #endif
 
+/* ---------------------------------------------------------------- a fence for all */
+
+/* Each side stores its own and then looks at the other's. */
+typedef struct {
+    _Alignas(64) _Atomic int light;
+    _Alignas(64) _Atomic int heavy;
+    _Alignas(64) _Atomic int arrived;
+    int light_saw, heavy_saw;
+    int rounds;
+} sides;
+
+/* The two threads meet the n-th time. */
+static void meet(sides *s, int n)
+{
+    atomic_fetch_add(&s->arrived, 1);
+    while (atomic_load(&s->arrived) < 2 * n)
+        sched_yield();
+}
+
+static void *light_side(void *arg)
+{
+    sides *s = arg;
+    uint64_t seed = 5;
+
+    for (int i = 0; i < s->rounds; i++) {
+        meet(s, 2 * i + 1);
+        check_spin(check_random(&seed, 200));
+        atomic_store_explicit(&s->light, i + 1, memory_order_relaxed);
+        atomic_signal_fence(memory_order_seq_cst); /* as it stands in the program, no more */
+        s->light_saw = atomic_load_explicit(&s->heavy, memory_order_relaxed);
+        meet(s, 2 * i + 2);
+    }
+    return NULL;
+}
+
+static void fence_for_all_lets_one_side_see_the_other(void)
+{
+    static sides s;
+    uint64_t seed = 6;
+    pthread_t thread;
+
+    s.rounds = KAI_FUTEX ? CHECK_ROUNDS(200000) : 2000; /* without its system call a fence sleeps */
+    thread = check_thread(light_side, &s);
+    for (int i = 0; i < s.rounds; i++) {
+        meet(&s, 2 * i + 1);
+        check_spin(check_random(&seed, 200));
+        atomic_store_explicit(&s.heavy, i + 1, memory_order_relaxed);
+        kai_fence_all();
+        s.heavy_saw = atomic_load_explicit(&s.light, memory_order_relaxed);
+        meet(&s, 2 * i + 2);
+        CHECK(s.light_saw == i + 1 || s.heavy_saw == i + 1);
+    }
+    check_join(thread);
+}
+
 int main(void)
 {
     RUN(deadline_is_now_plus_the_timeout);
@@ -576,5 +631,6 @@ int main(void)
 #if KAI_FUTEX
     RUN(signal_ends_a_wait_after_one_more_look);
 #endif
+    RUN(fence_for_all_lets_one_side_see_the_other);
     return 0;
 }
