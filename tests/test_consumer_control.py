@@ -18,7 +18,7 @@ from kafka_async import Consumer, ConsumerError, Message, Producer, TopicPartiti
 from kafka_async.testing import MockCluster
 
 COUNT = 300  # messages of a partition
-PREFETCHES = [2, 40, 100_000]  # messages: one at a time; full long before the end; all of them
+PREFETCHES = [2, 100_000]  # messages: full at once, all of them
 CONFIG = {"auto.offset.reset": "earliest", "fetch.wait.max.ms": 10}
 
 

@@ -348,7 +348,7 @@ def test_stop_completes_the_future_of_a_commit(topic: str) -> None:
     """It is waited for: the offset is there, or the application is told that it is not known."""
     cluster, partition, consumer = own(topic)
     with cluster:
-        cluster.set_round_trip(1, 1.0)
+        cluster.set_round_trip(1, 0.2)
         future = consumer.commit(offsets={partition: 7}, asynchronous=True, timeout=20)
         consumer.stop(20)
         assert future.result(0.5) == [at(partition, 7)]
