@@ -66,9 +66,8 @@ int ka_consumer_keep(ka_consumer *c)
     if (kai_consumer_is_foreign(c))
         return 0;
     pthread_mutex_lock(&c->lock);
-    kai_block_settle(c, 0);
     handed = word_load(&c->block.handed);
-    keep = handed && c->counted == handed;
+    keep = handed && c->counted == handed; /* else a take is due, which settles what moved, too */
     if (handed && !keep)
         word_store(&c->block.handed, handed - 1);
     pthread_mutex_unlock(&c->lock);
