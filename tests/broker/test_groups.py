@@ -503,8 +503,11 @@ def test_other_topics_can_be_subscribed_to_at_once(kafka: str, two: str, kind: s
         assert [message.offset for message in messages if message.topic == other] == list(range(10))
         consumer.subscribe([two, other])
         first += [message for message in messages if message.topic == two]
-        first += read(consumer, 200 - len(first))
-    assert sorted(places(first)) == BOTH
+        while set(places(first)) != set(BOTH):
+            first += read(consumer, 1)
+    # A cooperative member rejoins while it gives up the partitions of a topic that it reads no more, so the commit of
+    # what was in hand may come too late for the group.
+    assert len(first) - 200 in ((0, 1) if kind == "cooperative-sticky" else (0,))
 
 
 def test_regular_expression_finds_a_topic_that_appears_later(kafka: str, topic: str, kind: str) -> None:
