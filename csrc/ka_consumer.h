@@ -200,7 +200,8 @@ struct ka_consumer {
     kai_worker worker;
     topic *last_topic;
     int64_t stored_ns, seek_ns;
-    consumer_command *first_commit;                /* the first one is on its way */
+    consumer_command *first_commit;                /* in line */
+    int committing;                                /* the first one is on its way */
     rd_kafka_topic_partition_list_t *subscription; /* in a group; NULL: none */
     int64_t max_poll_ns, handed_seen;
     int64_t given; /* partitions that librdkafka was given by the group */
@@ -300,6 +301,8 @@ int64_t kai_liveness_serve(ka_consumer *c, int64_t now);
 
 /* Give offsets that changed to librdkafka, for auto-commit to commit. */
 void kai_offsets_store(ka_consumer *c);
+/* Give librdkafka the next commit when it is done with the last. Returns how many were begun. */
+int kai_commits_serve(ka_consumer *c);
 /* Give librdkafka all commits that wait for their turn: it is closing. */
 void kai_commits_hurry(ka_consumer *c);
 /* Callback of librdkafka: of auto-commit. */

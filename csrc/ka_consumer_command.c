@@ -146,9 +146,9 @@ void kai_commands_end(ka_consumer *c)
     c->open_commands = NULL;
 }
 
-int64_t ka_consumer_answer(const ka_command *base, ka_partition *out, int64_t size)
+int64_t ka_consumer_answer(const ka_command *command, ka_partition *out, int64_t size)
 {
-    const rd_kafka_topic_partition_list_t *list = ((const consumer_command *)base)->list;
+    const rd_kafka_topic_partition_list_t *list = ((const consumer_command *)command)->list;
 
     for (int i = 0; i < list->cnt && i < size; i++)
         out[i] = (ka_partition){.topic = list->elems[i].topic,

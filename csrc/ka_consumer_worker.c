@@ -45,7 +45,8 @@ int64_t kai_consumer_step(void *self)
         close_down(c);
         return KAI_STEP_END;
     }
-    if (kai_rebalances_serve(c) + kai_commands_run(c) + kai_receive(c) + kai_discover(c))
+    if (kai_rebalances_serve(c) + kai_commands_run(c) + kai_receive(c) + kai_discover(c) +
+        kai_commits_serve(c))
         return KAI_STEP_AGAIN;
     now = kai_now_ns();
     next = sooner(sooner(kai_nudge(c), kai_seek_all(c, now)),

@@ -87,7 +87,16 @@ static void list_answers(rd_kafka_topic_partition_list_t *list,
     }
 }
 
-static void start_commit(consumer_command *command);
+static void end_commit(consumer_command *command, rd_kafka_resp_err_t code)
+{
+    ka_consumer *c = command->c;
+
+    if (c->first_commit == command) {
+        c->first_commit = command->next_commit;
+        c->committing = 0;
+    }
+    kai_command_close(command, code, NULL);
+}
 
 /* Callback of librdkafka, on the worker. */
 static void on_answer(rd_kafka_t *rk, rd_kafka_resp_err_t code,
@@ -103,34 +112,42 @@ static void on_answer(rd_kafka_t *rk, rd_kafka_resp_err_t code,
         command->tries++ < TRIES &&
         !rd_kafka_commit_queue(rk, command->list, c->events, on_answer, command))
         return;
-    if (c->first_commit == command) {
-        c->first_commit = command->next_commit;
-        if (c->first_commit)
-            start_commit(c->first_commit);
-    }
-    kai_command_close(command, code, NULL);
+    end_commit(command, code);
 }
 
-/* One at a time: librdkafka keeps those back that it gets before it knows the group's coordinator, and
- * lets later ones pass, so that an old offset would replace a new one. */
-static void start_commit(consumer_command *command)
+static void begin_commit(consumer_command *command)
 {
     ka_consumer *c = command->c;
     rd_kafka_resp_err_t code =
         rd_kafka_commit_queue(c->rk, command->list, c->events, on_answer, command);
 
     if (code)
-        on_answer(c->rk, code, NULL, command);
+        end_commit(command, code);
+}
+
+/* One at a time: librdkafka keeps those back that it gets before it knows the group's coordinator, and
+ * lets later ones pass, so that an old offset would replace a new one. */
+int kai_commits_serve(ka_consumer *c)
+{
+    int n = 0;
+
+    for (; c->first_commit && !c->committing; n++) {
+        c->committing = 1;
+        begin_commit(c->first_commit);
+    }
+    return n;
 }
 
 void kai_commits_hurry(ka_consumer *c)
 {
     consumer_command *command = c->first_commit, *next;
 
+    if (command && c->committing)
+        command = command->next_commit;
     c->first_commit = NULL;
-    for (command = command ? command->next_commit : NULL; command; command = next) {
+    for (; command; command = next) {
         next = command->next_commit;
-        start_commit(command);
+        begin_commit(command);
     }
 }
 
@@ -160,8 +177,6 @@ static int run_commit(consumer_command *command)
     while (*at)
         at = &(*at)->next_commit;
     *at = command;
-    if (c->first_commit == command)
-        start_commit(command);
     return LATER;
 }
 
