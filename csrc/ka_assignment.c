@@ -183,6 +183,18 @@ static int finds(ka_consumer *c, rd_kafka_topic_partition_list_t *list, int told
     return found;
 }
 
+/* Of what librdkafka reads, with our table changed already. */
+static rd_kafka_resp_err_t step(ka_consumer *c, const rd_kafka_topic_partition_list_t *list,
+                                rd_kafka_error_t *(*take)(rd_kafka_t *rk,
+                                                          const rd_kafka_topic_partition_list_t *))
+{
+    rd_kafka_resp_err_t code =
+        kai_protocol_is(c, "EAGER") ? replace_all_told(c) : code_of(take(c->rk, list));
+
+    settle_assignment(c);
+    return code;
+}
+
 static int run_add(consumer_command *command)
 {
     ka_consumer *c = command->c;
@@ -191,27 +203,20 @@ static int run_add(consumer_command *command)
     if (finds(c, command->list, 1, RD_KAFKA_RESP_ERR__CONFLICT))
         return RD_KAFKA_RESP_ERR__CONFLICT;
     kai_partitions_adopt(c, command->list);
-    code = kai_protocol_is(c, "EAGER") ? replace_all_told(c)
-                                       : code_of(rd_kafka_incremental_assign(c->rk, command->list));
+    code = step(c, command->list, rd_kafka_incremental_assign);
     if (code)
         kai_partitions_abandon(c, command->list);
-    settle_assignment(c);
     return code;
 }
 
 static int run_remove(consumer_command *command)
 {
     ka_consumer *c = command->c;
-    rd_kafka_resp_err_t code;
 
     if (finds(c, command->list, 0, RD_KAFKA_RESP_ERR__STATE))
         return RD_KAFKA_RESP_ERR__STATE;
     kai_partitions_abandon(c, command->list);
-    code = kai_protocol_is(c, "EAGER")
-               ? replace_all_told(c)
-               : code_of(rd_kafka_incremental_unassign(c->rk, command->list));
-    settle_assignment(c);
-    return code;
+    return step(c, command->list, rd_kafka_incremental_unassign);
 }
 
 static int run_assign(consumer_command *command)

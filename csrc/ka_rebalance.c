@@ -14,8 +14,7 @@
 #include "ka_consumer.h"
 #include "ka_err.h"
 
-static const int64_t LOOK_NS =
-    200000000; /* how often rows that Python has yet to hand out are looked at */
+static const int64_t LOOK_NS = 200000000;  /* between looks at rows that are yet to be handed out */
 static const int64_t REJOIN_NS = 10000000; /* leaving takes that long */
 
 /* ---------------------------------------------------------------- with librdkafka */
@@ -96,14 +95,14 @@ static void put_down(ka_consumer *c, int kind, const rd_kafka_topic_partition_li
     kai_wake_notify(&c->ready);
 }
 
-/* Take the first one off the list. */
-static void pop(ka_consumer *c)
+/* Take the one at *at off the list. */
+static void take_off(ka_consumer *c, rebalance **at)
 {
     rebalance *r;
 
     pthread_mutex_lock(&c->lock);
-    r = c->first_rebalance;
-    c->first_rebalance = r->next;
+    r = *at;
+    *at = r->next;
     announce(c);
     pthread_mutex_unlock(&c->lock);
     rd_kafka_topic_partition_list_destroy(r->list);
@@ -137,27 +136,18 @@ int kai_rebalances_serve(ka_consumer *c)
     if (state_of_first(c) != DONE)
         return 0;
     complete(c, c->first_rebalance);
-    pop(c);
+    take_off(c, &c->first_rebalance);
     return 1;
 }
 
 /* What the application has not looked at, it need not any more; but what it lost it is told. */
 static void drop_unseen(ka_consumer *c)
 {
-    rebalance **at = &c->first_rebalance, *r;
-
-    while ((r = *at)) {
-        if (r->state != FRESH || r->kind == KA_ON_LOST) {
-            at = &r->next;
-            continue;
-        }
-        pthread_mutex_lock(&c->lock);
-        *at = r->next;
-        announce(c);
-        pthread_mutex_unlock(&c->lock);
-        rd_kafka_topic_partition_list_destroy(r->list);
-        free(r);
-    }
+    for (rebalance **at = &c->first_rebalance; *at;)
+        if ((*at)->state == FRESH && (*at)->kind != KA_ON_LOST)
+            take_off(c, at);
+        else
+            at = &(*at)->next;
 }
 
 void kai_rebalances_drop(ka_consumer *c)
@@ -175,7 +165,7 @@ void kai_rebalances_drop(ka_consumer *c)
 void kai_rebalances_free(ka_consumer *c)
 {
     while (c->first_rebalance)
-        pop(c);
+        take_off(c, &c->first_rebalance);
 }
 
 int kai_rebalance_show(ka_consumer *c)
@@ -329,12 +319,12 @@ static void on_assign(ka_consumer *c, rd_kafka_topic_partition_list_t *list, int
 static void on_revoke(ka_consumer *c, const rd_kafka_topic_partition_list_t *list, int incremental)
 {
     rd_kafka_topic_partition_list_t *told = told_of(c, list);
-    int seen = is_member(c) && told->cnt;
+    int seen = is_member(c) && told->cnt, lost = rd_kafka_assignment_lost(c->rk);
 
     c->revoke_due = 0;
-    if (rd_kafka_assignment_lost(c->rk))
+    if (lost)
         supersede(c);
-    if (seen && rd_kafka_assignment_lost(c->rk)) {
+    if (seen && lost) {
         forfeit(c, list, told);
         take_back(c, list, incremental);
     } else if (seen && c->options.callbacks & KA_ON_REVOKE) {
