@@ -11,7 +11,7 @@ from typing import TypeAlias
 from kafka_async import errors
 from kafka_async._native import ffi, lib
 from kafka_async._partitions import fetch, from_native
-from kafka_async._wait import Deadline, owned, wait
+from kafka_async._wait import Deadline, await_answer, owned
 from kafka_async.message import TopicPartition
 
 _TEXTS = {
@@ -111,7 +111,7 @@ def settle(command: ffi.CData, timeout: float | None, deadline: Deadline | None 
         The consumer is stopped, or belongs to the parent process.
     """
     error = ffi.new("ka_error *")
-    status = wait(lambda timeout_us: lib.ka_wait_command(command, timeout_us, error), deadline or timeout)
+    status = await_answer(command, deadline or timeout, error)
     if status == lib.KA_TIMEOUT:
         raise errors.ConsumerError(
             f"no answer within {timeout:g} s: Kafka is not there or slow", code=-185, name="_TIMED_OUT", retriable=True

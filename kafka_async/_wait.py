@@ -143,6 +143,26 @@ def owned(command: ffi.CData) -> ffi.CData:
     return ffi.gc(command, lib.ka_command_release)
 
 
+def await_answer(command: ffi.CData, timeout: Deadline | float | None, error: ffi.CData) -> int:
+    """Wait for the answer to a command.
+
+    Parameters
+    ----------
+    command : ka_command *
+        Owned by the caller.
+    timeout : Deadline, float or None
+        As for `wait`.
+    error : ka_error *
+        Filled when the status is KA_FAILED.
+
+    Returns
+    -------
+    int
+        The status.
+    """
+    return wait(lambda timeout_us: lib.ka_wait_command(command, timeout_us, error), timeout)
+
+
 def answer(command: ffi.CData, timeout: float | None, error: ffi.CData) -> tuple[int, int]:
     """Wait for the answer to a command, which goes on without a listener when the time is over.
 
@@ -166,5 +186,5 @@ def answer(command: ffi.CData, timeout: float | None, error: ffi.CData) -> tuple
         There is no command.
     """
     command = owned(command)
-    status = wait(lambda timeout_us: lib.ka_wait_command(command, timeout_us, error), timeout)
+    status = await_answer(command, timeout, error)
     return status, lib.ka_command_value(command) if status == lib.KA_OK else 0

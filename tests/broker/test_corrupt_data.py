@@ -80,6 +80,15 @@ def flip(path: Path, at: int) -> None:
         file.write(bytes([byte ^ 0x55]))
 
 
+def corrupted(kafka: KafkaServer, topic: str) -> tuple[Path, Batch, int]:
+    """Fill a topic; its file, the batch in it that is corrupt, and the first offset behind that."""
+    fill(kafka.bootstrap_servers, topic, "none")
+    path = segment(kafka, topic)
+    found = batches(path)
+    flip(path, found[3].at + HEADER)
+    return path, found[3], found[4].base
+
+
 class Seen:
     """What polling came upon."""
 
@@ -150,11 +159,7 @@ def test_corrupt_batch_is_told_once_and_nothing_behind_it_read(
 
 def test_reading_goes_on_where_the_application_says(kafka: KafkaServer, topic: str) -> None:
     servers = kafka.bootstrap_servers
-    fill(servers, topic, "none")
-    path = segment(kafka, topic)
-    found = batches(path)
-    bad, behind = found[3], found[4].base
-    flip(path, bad.at + HEADER)
+    path, bad, behind = corrupted(kafka, topic)
     with reader(servers, topic) as consumer:
         Seen().until_error(consumer)
         consumer.assign([TopicPartition(topic, 0, behind)])
@@ -171,11 +176,7 @@ def test_reading_goes_on_where_the_application_says(kafka: KafkaServer, topic: s
 
 def test_a_seek_goes_past_it_and_a_resume_does_not(kafka: KafkaServer, topic: str) -> None:
     servers = kafka.bootstrap_servers
-    fill(servers, topic, "none")
-    path = segment(kafka, topic)
-    found = batches(path)
-    bad, behind = found[3], found[4].base
-    flip(path, bad.at + HEADER)
+    _, bad, behind = corrupted(kafka, topic)
     with reader(servers, topic) as consumer:
         consumer.assign([TopicPartition(topic, 0, 0)])
         Seen().until_error(consumer)
