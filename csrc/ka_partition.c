@@ -122,15 +122,21 @@ static void on_stray(rd_kafka_t *rk, void *opaque)
     kai_wake_notify(&c->worker.wake);
 }
 
-void kai_partition_forward(ka_consumer *c, const partition *p)
+/* Let what arrives of it come to that queue; NULL: it stays in its own. */
+static void forward(ka_consumer *c, const char *topic_name, int32_t number, rd_kafka_queue_t *to)
 {
-    rd_kafka_queue_t *queue = rd_kafka_queue_get_partition(c->rk, p->topic, p->number);
+    rd_kafka_queue_t *queue = rd_kafka_queue_get_partition(c->rk, topic_name, number);
 
     if (!queue)
         return;
     rd_kafka_queue_cb_event_enable(queue, on_stray, c);
-    rd_kafka_queue_forward(queue, c->messages);
+    rd_kafka_queue_forward(queue, to);
     rd_kafka_queue_destroy(queue);
+}
+
+void kai_partition_forward(ka_consumer *c, const partition *p)
+{
+    forward(c, p->topic, p->number, c->messages);
 }
 
 void kai_partitions_forward(ka_consumer *c)
@@ -139,6 +145,14 @@ void kai_partitions_forward(ka_consumer *c)
 
     for (place at = {0}; (p = kai_partition_next(c, &at, 0));)
         kai_partition_forward(c, p);
+}
+
+/* librdkafka does that where it stops fetching. One that it had not begun to fetch would stay forwarded, and when
+ * librdkafka frees such a partition it empties its queue, which would be ours, with what the others have there. */
+static void end_forwarding(ka_consumer *c, const rd_kafka_topic_partition_list_t *list)
+{
+    for (int i = 0; i < list->cnt; i++)
+        forward(c, list->elems[i].topic, list->elems[i].partition, NULL);
 }
 
 static void adopt(ka_consumer *c, partition *p, rd_kafka_topic_partition_t *item)
@@ -171,6 +185,7 @@ void kai_partitions_adopt(ka_consumer *c, rd_kafka_topic_partition_list_t *list)
 
 void kai_partitions_abandon(ka_consumer *c, const rd_kafka_topic_partition_list_t *list)
 {
+    rd_kafka_topic_partition_list_t *all = rd_kafka_topic_partition_list_new(16);
     rd_kafka_topic_partition_list_t *paused = rd_kafka_topic_partition_list_new(16);
     partition *p;
 
@@ -181,6 +196,7 @@ void kai_partitions_abandon(ka_consumer *c, const rd_kafka_topic_partition_list_
             continue;
         if (list && !rd_kafka_topic_partition_list_find(list, p->topic, p->number))
             continue;
+        rd_kafka_topic_partition_list_add(all, p->topic, p->number);
         if ((p->paused && p->assigned) || p->corrupt)
             rd_kafka_topic_partition_list_add(paused, p->topic, p->number);
         p->told = p->assigned = p->sought = p->paused = p->corrupt = 0;
@@ -190,6 +206,8 @@ void kai_partitions_abandon(ka_consumer *c, const rd_kafka_topic_partition_list_
     if (paused->cnt) /* librdkafka would remember it for the next assignment */
         rd_kafka_resume_partitions(c->rk, paused);
     rd_kafka_topic_partition_list_destroy(paused);
+    end_forwarding(c, all);
+    rd_kafka_topic_partition_list_destroy(all);
     kai_offsets_store(c);
     forget_topics(c);
 }

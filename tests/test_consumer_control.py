@@ -380,6 +380,22 @@ def test_incremental_errors_name_the_partition_and_change_nothing(
         assert offsets(seen, number) == list(range(COUNT))
 
 
+def test_partition_given_up_before_it_was_begun_takes_nothing_of_others_with_it(
+    cluster: MockCluster, one: TopicPartition, topic: str
+) -> None:
+    """librdkafka empties the queue of such a partition when it frees it, wherever that is forwarded to."""
+    other = TopicPartition(topic + "-unknown", 0)  # at the group's offset, which is asked for first
+    with Consumer(cluster.bootstrap_servers, group_id=topic, config=CONFIG, prefetch_messages=2) as consumer:
+        begin(consumer, [one])
+        consumer.committed([one], timeout=20.0)  # the coordinator is there
+        cluster.set_round_trip(1, 0.3)
+        consumer.incremental_assign([other])
+        consumer.incremental_unassign([other])
+        cluster.set_round_trip(1, 0)
+        consumer.committed([one], timeout=20.0)  # answered after the other one's
+        assert offsets(read(consumer, COUNT)) == list(range(COUNT))
+
+
 @pytest.mark.parametrize("group", [None, "g"])
 def test_incremental_assignment_beside_a_subscription_is_refused(
     cluster: MockCluster, one: TopicPartition, group: str | None

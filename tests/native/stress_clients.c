@@ -1,6 +1,6 @@
 /* A producer and a consumer against the embedded cluster, used from many threads at once: for the
  * sanitizers. Also counts: what was accepted is delivered, and read once, in order, though its partitions are paused
- * and resumed. A second topic is sought in meanwhile. */
+ * and resumed. A second topic is sought in, and assigned and not, meanwhile. */
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdint.h>
@@ -9,7 +9,7 @@
 #include "check.h"
 #include "ka.h"
 
-enum { SENDERS = 3, EACH = 20000, PARTITIONS = 2, OTHERS = 100, COMMANDERS = 5 };
+enum { SENDERS = 3, EACH = 20000, PARTITIONS = 2, OTHERS = 100, COMMANDERS = 6 };
 
 static ka_producer *producer;
 static ka_consumer *consumer;
@@ -92,6 +92,17 @@ static void seek(uint64_t *seed)
     check_pause();
 }
 
+static void assign_and_not(uint64_t *seed)
+{
+    ka_partition which = {.topic = "u", .partition = 1};
+
+    which.offset = (int64_t)check_random(seed, OTHERS);
+    settle(ka_consumer_assign(consumer, KA_ADD, &which, 1), 0);
+    settle(ka_consumer_seek(consumer, &which), 0);
+    settle(ka_consumer_assign(consumer, KA_REMOVE, &which, 1), 0);
+    check_pause();
+}
+
 static void meet_what_is_gone(uint64_t *seed)
 {
     ka_partition which = {
@@ -125,8 +136,8 @@ static void ask(uint64_t *seed)
 
 static void *command(void *arg)
 {
-    static void (*const all[COMMANDERS])(uint64_t *) = {pause_and_resume, seek, meet_what_is_gone,
-                                                        commit, ask};
+    static void (*const all[COMMANDERS])(uint64_t *) = {pause_and_resume,  seek,   assign_and_not,
+                                                        meet_what_is_gone, commit, ask};
     uint64_t seed = (uint64_t)(intptr_t)arg + 1;
 
     while (!atomic_load(&done))
