@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
+from threading import get_ident
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, NoReturn, overload
 
@@ -171,7 +171,7 @@ class Consumer:
         self._rows: Iterator[Message] = iter(())
         self._handed = 0  # our copy of the block's word
         self._generation = -1
-        self._poller: int | None = None  # the thread that polled last
+        self._poller: int | None = None  # the thread that has the last message in hand
         self._completer = Completer(self)
         _exit.watch(self)
         if names is not None:
@@ -210,6 +210,7 @@ class Consumer:
             What a rebalance callback raised.
         """
         rows: Iterator[Message] = _POLLING
+        poller = get_ident()
         try:
             # One step of the interpreter, so that of two threads one sees the other.
             rows, self._rows = self._rows, _POLLING
@@ -220,6 +221,7 @@ class Consumer:
                 for message in rows:
                     # The order of the next lines is the contract with the native side: see "The block" in
                     # csrc/ka_consumer.h.
+                    self._poller = poller
                     self._handed = handed = self._handed + 1
                     self._shared[0] = handed
                     if self._shared[1] == self._generation:
@@ -283,6 +285,7 @@ class Consumer:
             )
             if not taken:
                 return MessageBatch()
+            self._poller = get_ident()
             messages = ffi.gc(out[0], lib.ka_messages_free)
             learn_names(self._block.topics, messages.top, self._native)
             return MessageBatch(messages, self._block.topics)
@@ -302,7 +305,6 @@ class Consumer:
     def _take(self, take: Callable[[], int], timeout: float | None) -> int:
         """Take what comes next, waiting for it. Returns how many messages; 0: none came in time."""
         self._rebalancer.refuse_inside("poll")  # one that stop() or unsubscribe() runs
-        self._poller = threading.get_ident()
         deadline: Deadline | None = None  # a block that is there needs no clock
         while True:
             count = take()
@@ -379,7 +381,7 @@ class Consumer:
         self._rebalancer.refuse_inside("unsubscribe")
         try:
             if self._group_id is not None and self._subscription:
-                lib.ka_consumer_retire(self._native, self._poller == threading.get_ident(), 0)
+                lib.ka_consumer_retire(self._native, self._poller == get_ident(), 0)
                 self._rebalancer.give_up(self, Deadline(_COMMAND_TIMEOUT_S))
         finally:
             none = ffi.new("const char *[]", 1)
@@ -920,7 +922,7 @@ class Consumer:
         Exception
             What `on_revoke` raised, after the end of closing.
         """
-        self._stop(check_timeout(timeout), self._poller == threading.get_ident())
+        self._stop(check_timeout(timeout), self._poller == get_ident())
 
     def _stop(self, timeout: float | None, store_last: bool) -> None:
         self._rebalancer.refuse_inside("stop")
@@ -949,7 +951,7 @@ class Consumer:
     ) -> None:
         """Stop; when the block ends by an exception, the message in hand is not committed."""
         try:
-            self._stop(5.0, error is None and self._poller == threading.get_ident())
+            self._stop(5.0, error is None and self._poller == get_ident())
         except Exception:
             if error is None:
                 raise

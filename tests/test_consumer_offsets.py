@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import confluent_kafka
@@ -182,6 +182,30 @@ def test_auto_commit_leaves_the_message_in_hand(cluster: MockCluster, two: list[
                 wait_for(lambda done=done: committed(cluster.bootstrap_servers, group, two[0]) == done)
         assert committed(cluster.bootstrap_servers, group, two[0]) == 31  # 0 to 30 are processed, 31 is in hand
     assert committed(cluster.bootstrap_servers, group, two[0]) == 32
+
+
+def on_another_thread(call: Callable[[], Any]) -> Any:
+    with ThreadPoolExecutor(1) as threads:
+        return threads.submit(call).result(20)
+
+
+@pytest.mark.parametrize(
+    ("in_hand", "how", "done"),
+    [("own", "poll", 12), ("own", "batch", 12), ("other's", "poll", 11), ("other's", "batch", 11)],
+)
+def test_what_a_stop_commits_depends_on_who_has_the_message_in_hand(
+    cluster: MockCluster, two: list[TopicPartition], in_hand: str, how: str, done: int
+) -> None:
+    """Not on who took the block that it came with."""
+    with Consumer(cluster.bootstrap_servers, group_id=two[0].topic, config=AUTO) as consumer:
+        consumer.assign([at(two[0], 0)])
+        wait_for(lambda: consumer.metrics().prefetched == COUNT)
+        runs = [on_another_thread, lambda call: call()]
+        first, last = reversed(runs) if in_hand == "other's" else runs
+        assert len(first(lambda: read(consumer, 11))) == 11
+        assert last(lambda: consumer.poll_message(0) if how == "poll" else [*consumer.poll_batch(1)])
+        consumer.stop()
+    assert committed(cluster.bootstrap_servers, two[0].topic, two[0]) == done
 
 
 def test_auto_commit_follows_seek_and_pause(cluster: MockCluster, two: list[TopicPartition]) -> None:
