@@ -155,3 +155,19 @@ main_repository() { # not the ones of updates: their code name has a dash
     apt-get indextargets --format '$(REPO_URI) $(CODENAME)' 'Created-By: Packages' 'Origin: Debian' |
         awk '$2 ~ /^[a-z]+$/ && !found {print $1; found = 1}'
 }
+
+# Kafka -----------------------------------------------------------------------------------------
+
+# start_jars FIFO: starts a broker from Kafka's jars and waits until it answers. Exports KAFKA_BOOTSTRAP_SERVERS
+# and sets server, the process to end.
+start_jars() {
+    # In a subshell of its own, so that its "can't" does not end the script.
+    KAFKA_ASYNC_KAFKA_LIBS=${KAFKA_ASYNC_KAFKA_LIBS:-$("$root/script/kafka-jars")} || return 1
+    export KAFKA_ASYNC_KAFKA_LIBS
+    mkfifo "$1"
+    "$venv/bin/python" "$root/tests/kafka_server.py" >"$1" &
+    # shellcheck disable=SC2034 # for the scripts that source this
+    server=$!
+    read -r KAFKA_BOOTSTRAP_SERVERS <"$1" || return 1
+    export KAFKA_BOOTSTRAP_SERVERS
+}
