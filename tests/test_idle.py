@@ -16,6 +16,7 @@ from support import NOBODY, read, reader, run_python, wait_for
 
 from kafka_async import Consumer, Producer, _idle
 from kafka_async._native import lib
+from kafka_async.consumer import _POLLING
 from kafka_async.errors import ClosedError
 from kafka_async.testing import MockCluster
 
@@ -198,7 +199,7 @@ def test_stop_ends_a_poll_that_waits(idle: str) -> None:
 
     thread = threading.Thread(target=poll)
     thread.start()
-    wait_for(lambda: consumer._poller == thread.ident)
+    wait_for(lambda: consumer._rows is _POLLING)
     begin = time.monotonic()
     consumer.stop()
     thread.join(10)

@@ -153,7 +153,8 @@ def test_retriable_fetch_errors_are_not_seen(t: MockCluster) -> None:
 
 
 def test_group_that_is_not_allowed_is_told(t: MockCluster) -> None:
-    t.fail_next("FindCoordinator", "GROUP_AUTHORIZATION_FAILED")
+    # A newer librdkafka closes its first connection as soon as it knows the brokers, with what is asked there.
+    t.fail_next("FindCoordinator", ["GROUP_AUTHORIZATION_FAILED"] * 2)
     with (
         Consumer(t.bootstrap_servers, "t", group_id="g", config=QUICK) as consumer,
         pytest.raises(ConsumerError) as caught,

@@ -46,7 +46,7 @@ def producer(topic: str) -> Iterator[Producer]:
 def test_commit_delivers_all_that_was_accepted(producer: Producer) -> None:
     with producer.transaction():
         deliveries = [producer.submit(b"%d" % number) for number in range(100)]
-    assert [delivery.result(0).offset for delivery in deliveries] == list(range(100))
+    assert [delivery.result(10).offset for delivery in deliveries] == list(range(100))
     assert producer.metrics().delivered == 100
 
 

@@ -707,10 +707,15 @@ static int look_around_in_child(uint32_t process, puppet *parents)
     return 0;
 }
 
+enum { STARTING, RESTLESS, STOPPING };
+
 /* Takes and gives the locks that a child may inherit. */
 static void *restless_main(void *arg)
 {
-    while (!atomic_load((_Atomic int *)arg))
+    _Atomic int *state = arg;
+
+    atomic_store(state, RESTLESS);
+    while (atomic_load(state) == RESTLESS)
         ka_wait_workers(0);
     return NULL;
 }
@@ -719,15 +724,16 @@ static void child_of_a_fork_has_another_number_and_no_workers(void)
 {
     uint32_t process = atomic_load(&kai_process);
     int64_t lost = ka_lost_messages();
-    _Atomic int waiters = 0, stop = 0;
+    _Atomic int waiters = 0, state = STARTING;
     pthread_t waiter, restless;
     puppet p;
 
     start(&p, plan_idle, 0);
     CHECK_SOON(is_parked(&p));
     waiter = check_thread(wait_main, &waiters);
-    restless = check_thread(restless_main, &stop);
-    CHECK_SOON(atomic_load(&waiters) == 1);
+    restless = check_thread(restless_main, &state);
+    /* A thread that begins holds locks of a sanitizer, which its child would wait for. */
+    CHECK_SOON(atomic_load(&waiters) == 1 && atomic_load(&state) == RESTLESS);
     kai_lose(7);
     for (int i = 0; i < CHECK_ROUNDS(64); i++) {
         int status;
@@ -746,7 +752,7 @@ static void child_of_a_fork_has_another_number_and_no_workers(void)
     CHECK(atomic_load(&kai_process) == process);
     CHECK(ka_lost_messages() == lost + 7);
     CHECK(ka_wait_workers(0) == KA_TIMEOUT && atomic_load(&waiters) == 1);
-    atomic_store(&stop, 1);
+    atomic_store(&state, STOPPING);
     check_join(restless);
     finish(&p);
     check_join(waiter);
