@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from threading import get_ident
@@ -25,6 +27,7 @@ from kafka_async.metrics import ConsumerMetrics, latency_summary
 if TYPE_CHECKING:
     from kafka_async._rebalance import Callback
 
+_consumers: weakref.WeakSet[Consumer] = weakref.WeakSet()
 _START = {
     "smallest": lib.KA_OFFSET_BEGINNING,
     "earliest": lib.KA_OFFSET_BEGINNING,
@@ -173,6 +176,7 @@ class Consumer:
         self._generation = -1
         self._poller: int | None = None  # the thread that has the last message in hand
         self._completer = Completer(self)
+        _consumers.add(self)
         _exit.watch(self)
         if names is not None:
             self.subscribe(names)
@@ -975,6 +979,14 @@ class Consumer:
     def _end_exit(self, timeout_s: float) -> int:
         wait(lambda timeout_us: lib.ka_wait_consumer_closed(self._native, timeout_us), timeout_s)
         return 0
+
+
+def _after_fork_in_child() -> None:
+    for consumer in list(_consumers):
+        consumer._generation = -1  # so that the next poll asks the core, which refuses
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _check_prefetch(messages: int, size: int) -> None:

@@ -269,6 +269,36 @@ def test_forked_child_can_use_nothing_of_the_parent_and_harms_nothing(t: MockClu
     assert sorted(values(t, 3)) == [b"child", b"parent 1", b"parent 2"]  # type: ignore[type-var]
 
 
+def test_forked_child_is_handed_nothing_of_what_the_parent_prefetched(t: MockCluster) -> None:
+    done = run_python(
+        """
+        import os, sys, time
+        from kafka_async import Consumer, ForkedError, Producer
+        with Producer(sys.argv[1], "t") as producer:
+            for number in range(100):
+                producer.send(b"%d" % number, partition=0)
+        consumer = Consumer(sys.argv[1], "t", config={"auto.offset.reset": "earliest"})
+        while consumer.metrics().prefetched < 100:
+            time.sleep(0.01)
+        for number in range(3):
+            assert consumer.poll_message(10).value == b"%d" % number
+            child = os.fork()
+            if child == 0:
+                polls = lambda: consumer.poll_message(0), lambda: consumer.poll_batch(1, 0), lambda: next(consumer)
+                for poll in polls:
+                    try:
+                        poll()
+                    except ForkedError:
+                        continue
+                    os._exit(1)
+                os._exit(0)
+            assert os.waitpid(child, 0)[1] == 0
+        """,
+        t.bootstrap_servers,
+    )
+    check(done)
+
+
 def test_child_of_multiprocessing_delivers_at_its_end(t: MockCluster) -> None:
     done = run_python(
         """
