@@ -1,12 +1,13 @@
 /* What the cluster is asked on behalf of the consumer's callers. The control thread asks, since librdkafka waits
- * for the answer, in slices: the end of the consumer has to wait for one of them at most. */
+ * for the answer, in slices: the end of the consumer has to wait for one of them at most. Each is longer than the one
+ * before, whose answer is not listened to any more: a cluster may be slow. */
 #include <stddef.h>
 #include <string.h>
 
 #include "ka_consumer.h"
 #include "ka_group.h"
 
-enum { SLICE_MS = 1000 };
+enum { SLICE_MS = 1000, MOST_SLICE_MS = 4000 };
 
 static int is_passing(rd_kafka_resp_err_t code)
 {
@@ -30,13 +31,16 @@ static void run_ask(kai_job *job)
         (consumer_command *)(void *)((char *)job - offsetof(consumer_command, job));
     rd_kafka_resp_err_t code;
     int64_t left_ms;
+    int slice_ms;
 
-    do {
+    for (slice_ms = SLICE_MS;; slice_ms = slice_ms < MOST_SLICE_MS ? 2 * slice_ms : slice_ms) {
         left_ms = (command->deadline_ns - kai_now_ns()) / 1000000 + 1;
-        code = command->ask(command, left_ms > SLICE_MS ? SLICE_MS
+        code = command->ask(command, left_ms > slice_ms ? slice_ms
                                      : left_ms > 0      ? (int)left_ms
                                                         : 1);
-    } while (is_passing(code) && left_ms > SLICE_MS && atomic_load(&command->c->state) == OPEN);
+        if (!is_passing(code) || left_ms <= slice_ms || atomic_load(&command->c->state) != OPEN)
+            break;
+    }
     kai_command_close(command, code, NULL);
 }
 

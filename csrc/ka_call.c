@@ -2,14 +2,15 @@
  *
  * The worker starts a call when its turn has come, so that it is ordered with the messages accepted
  * before it. A call that waits is made in slices: between two of them others get their turn, and a
- * producer that closes need not wait for it.
+ * producer that closes need not wait for it. What a slice was too short for gets a longer one: a
+ * cluster may be slow, and its answer to the slice before is not listened to any more.
  */
 #include <stddef.h>
 #include <stdlib.h>
 
 #include "ka_producer.h"
 
-enum { SLICE_MS = 500 };
+enum { SLICE_MS = 500, MOST_SLICE_MS = 4000 };
 
 static void call_free(ka_command *base)
 {
@@ -67,6 +68,8 @@ static void run_call(kai_job *job)
         c->run(c, (int)(((left_ns < slice_ns ? left_ns : slice_ns) + 999999) / 1000000), &error);
     if (status == KA_EMPTY)
         return; /* the worker finishes it */
+    if (!c->until_done && c->slice_ms < MOST_SLICE_MS)
+        c->slice_ms *= 2;
     if (is_unfinished(c, status, &error) && left_ns > slice_ns &&
         (atomic_load(&p->state) == OPEN || c->even_closing) &&
         kai_control_submit(&p->control, &c->job) == 0)

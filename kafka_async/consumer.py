@@ -21,7 +21,7 @@ from kafka_async._requests import Completer, poll_error, result, settle, state_e
 from kafka_async._wait import Deadline, check_timeout, micros, owned, wait
 from kafka_async.batch import MessageBatch
 from kafka_async.config import Config, Value, config_error, fetch_defaults, native_error
-from kafka_async.message import Message, TopicPartition, check_partition
+from kafka_async.message import Message, TopicPartition, check_partition, native_offset
 from kafka_async.metrics import ConsumerMetrics, latency_summary
 
 if TYPE_CHECKING:
@@ -412,7 +412,8 @@ class Consumer:
         ----------
         partitions : iterable of TopicPartition
             Where the offset is None, reading begins at what the group committed, or without a group
-            where ``auto.offset.reset`` says. A ``("timestamp", ms)`` is looked up first, for at most 5 s.
+            where ``auto.offset.reset`` says. ``"end"``, ``("tail", n)`` and ``("timestamp", ms)`` mean the log as it is
+            now: they are looked up first, for at most 5 s.
 
         Raises
         ------
@@ -420,7 +421,8 @@ class Consumer:
             An entry is no TopicPartition, its partition or offset is out of range, or a partition is
             there twice. Reading goes on as before.
         ConsumerError
-            librdkafka refuses it. Nothing is read from then on.
+            An offset was not found in time, or there is no such partition; reading goes on as before. librdkafka
+            refuses it; nothing is read from then on.
         RuntimeError
             It is called from within a rebalance callback.
         ClosedError, ForkedError
@@ -549,7 +551,8 @@ class Consumer:
         partition : TopicPartition
             With an offset of any kind.
         timeout : float or None, default 5
-            Seconds to look up ``("timestamp", ms)`` or ``"stored"``; nothing else waits for the broker.
+            Seconds to look up ``"end"``, ``("tail", n)``, ``("timestamp", ms)``, or ``"stored"``, as they are now;
+            nothing else waits for the broker.
 
         Raises
         ------
@@ -572,20 +575,29 @@ class Consumer:
         result(lib.ka_consumer_seek(self._native, array), _COMMAND_TIMEOUT_S)
 
     def _located(self, items: list[TopicPartition], timeout: float | None = _LOOKUP_TIMEOUT_S) -> list[TopicPartition]:
-        """Replace times by the offsets that are there."""
-        at = {
-            i: item.offset[1]
-            for i, item in enumerate(items)
-            if isinstance(item.offset, tuple) and len(item.offset) == 2 and item.offset[0] == "timestamp"
+        """Replace times, ends and tails by the offsets that they are now.
+
+        librdkafka would look later, of a paused partition much later, and pass over what was written until then.
+        """
+        deadline = Deadline(timeout)
+        counts = {i: count for i, item in enumerate(items) if (count := _tail(item)) is not None}
+        times = {i: item._replace(offset=time) for i, item in enumerate(items) if (time := _time(item)) is not None}
+        found = self._find(times, deadline)
+        ends = {i: items[i]._replace(offset="end") for i in counts} | {
+            i: items[i]._replace(offset="end") for i, offset in found.items() if offset is None
         }
-        if not at:
-            return items
-        times = [items[i]._replace(offset=_milliseconds(items[i], offset)) for i, offset in at.items()]
-        found = dict(zip(at, self.offsets_for_times(times, timeout), strict=True))
-        return [
-            item._replace(offset="end" if found[i].offset is None else found[i].offset) if i in found else item
-            for i, item in enumerate(items)
-        ]
+        found |= self._find(ends, deadline)
+        begins = {i: items[i]._replace(offset="beginning") for i, count in counts.items() if count}
+        for i, begin in self._find(begins, deadline).items():
+            found[i] = max(begin or 0, (found[i] or 0) - counts[i])
+        return [item._replace(offset=found[i]) if i in found else item for i, item in enumerate(items)]
+
+    def _find(self, times: dict[int, TopicPartition], deadline: Deadline) -> dict[int, int | None]:
+        """Ask for the first offsets at or after these times, of which "beginning" and "end" are two."""
+        if not times:
+            return {}
+        found = self._ask(lib.KA_ASK_TIMES, list(times.values()), deadline.left())
+        return {i: at.offset if isinstance(at.offset, int) else None for i, at in zip(times, found, strict=True)}
 
     def assignment(self) -> list[TopicPartition]:
         """Tell which partitions are read now.
@@ -1055,6 +1067,25 @@ def _names(topics: str | Iterable[str], group_id: str | None) -> list[str]:
         if name.startswith("^") and group_id is None:
             raise errors.ConsumerError(f"topic {name!r}: a regular expression needs a group_id")
     return names
+
+
+def _time(item: TopicPartition) -> int | None:
+    """Return the time that an offset stands for, None: it is another kind."""
+    match item.offset:
+        case ("timestamp", time):
+            return _milliseconds(item, time)
+    return None
+
+
+def _tail(item: TopicPartition) -> int | None:
+    """Return how far before the end an offset lies, None: it is another kind."""
+    match item.offset:
+        case "end":
+            return 0
+        case ("tail", count):
+            native_offset(item.offset)
+            return count
+    return None
 
 
 def _milliseconds(item: TopicPartition, time: object) -> int:

@@ -109,6 +109,29 @@ def test_seek_to_the_end_waits_for_what_is_new(cluster: MockCluster, consumer: C
     assert next_message(consumer).offset == COUNT
 
 
+@pytest.mark.parametrize("pause", [False, True])
+@pytest.mark.parametrize("how", ["seek", "assign", "incremental"])
+@pytest.mark.parametrize(
+    ("offset", "first"), [("end", COUNT), (("tail", 3), COUNT - 3), (("tail", 2**61), 0), (("timestamp", 2**45), COUNT)]
+)
+def test_place_in_the_log_is_the_one_of_the_call_whatever_is_written_later(
+    cluster: MockCluster, consumer: Consumer, one: TopicPartition, offset: Any, first: int, how: str, pause: bool
+) -> None:
+    if how == "seek":
+        begin(consumer, [one])
+        consumer.seek(at(one, offset))
+    elif how == "assign":
+        consumer.assign([at(one, offset)])
+    else:
+        consumer.incremental_assign([at(one, offset)])
+    if pause:
+        consumer.pause([one])
+    send_all(cluster.bootstrap_servers, one.topic, [b"%d" % COUNT], partition=0)
+    if pause:
+        consumer.resume([one])
+    assert next_message(consumer).value == b"%d" % first
+
+
 @pytest.mark.parametrize("read_before", [0, 1, 50, COUNT])
 def test_seek_forwards_and_backwards(consumer: Consumer, one: TopicPartition, read_before: int) -> None:
     begin(consumer, [one])

@@ -84,7 +84,7 @@ def test_position_is_what_was_handed_out(consumer: Consumer, two: list[TopicPart
     consumer.seek(at(two[0], 0))
     assert consumer.position(two) == [at(two[0], 0), at(two[1], 70)]
     consumer.seek(at(two[0], "end"))
-    assert consumer.position(two) == [two[0], at(two[1], 70)]
+    assert consumer.position(two) == [at(two[0], COUNT), at(two[1], 70)]
     assert read(consumer, 1)[0].offset == 70
     assert consumer.position([at(two[1], 5)]) == [at(two[1], 71)]
 
@@ -262,10 +262,15 @@ def test_lag(cluster: MockCluster, consumer: Consumer, two: list[TopicPartition]
 
 
 def test_lag_leaves_out_what_is_not_known(cluster: MockCluster, two: list[TopicPartition]) -> None:
-    with Consumer(cluster.bootstrap_servers, config=MANUAL) as consumer:
-        consumer.assign([at(two[0], "end"), at(two[1], 3)])
+    config = {**MANUAL, "isolation.level": "read_uncommitted"}
+    with Consumer(cluster.bootstrap_servers, config=config) as consumer:
+        consumer.assign([at(two[1], 3)])
         wait_for(lambda: two[1] in consumer.lag())
-        assert consumer.lag() == consumer.lag(10) == {two[1]: COUNT - 3}
+        cluster.set_round_trip(1, 1.0)  # until that is over nobody knows where it begins
+        consumer.incremental_assign([at(two[0], "beginning")])
+        assert consumer.lag() == {two[1]: COUNT - 3}
+        cluster.set_round_trip(1, 0)
+        wait_for(lambda: consumer.lag() == {two[0]: COUNT, two[1]: COUNT - 3})
 
 
 # ---------------------------------------------------------------- trouble
@@ -366,6 +371,15 @@ def test_stop_ends_whoever_waits_for_an_answer(topic: str, name: str, timeout: f
         ((error, when),) = ended
         assert isinstance(error, ClosedError)
         assert when - before < PROMPT_S
+
+
+@pytest.mark.parametrize("name", [name for name in CALLS if name != "asynchronous"])
+def test_slow_cluster_answers_in_its_time(topic: str, name: str) -> None:
+    cluster, partition, consumer = own(topic)
+    with cluster, consumer:
+        cluster.set_round_trip(1, 1.3)
+        calls(consumer, partition)[name](20.0)
+        cluster.set_round_trip(1, 0)
 
 
 def test_stop_completes_the_future_of_a_commit(topic: str) -> None:

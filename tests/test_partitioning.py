@@ -79,6 +79,13 @@ def test_stop_ends_the_asking(topic: str, call: str, timeout: float | None) -> N
         getattr(producer, call)(topic)
 
 
+def test_slow_cluster_answers_in_its_time(topic: str) -> None:
+    with MockCluster(topics={topic: 3}) as cluster, Producer(cluster.bootstrap_servers) as producer:
+        cluster.set_round_trip(1, 1.3)
+        assert producer.partitions(topic, timeout=20) == 3
+        cluster.set_round_trip(1, 0)
+
+
 def test_asking_does_not_hold_up_sending(one_nobody: Producer) -> None:
     thread = threading.Thread(target=pytest.raises, args=(ClosedError, one_nobody.partitions, "t", None))
     thread.start()
