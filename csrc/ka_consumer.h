@@ -301,6 +301,9 @@ int64_t kai_liveness_serve(ka_consumer *c, int64_t now);
 
 /* Give offsets that changed to librdkafka, for auto-commit to commit. */
 void kai_offsets_store(ka_consumer *c);
+/* Let librdkafka commit nothing more of these, which were lost. It may have a new member id by then, drops that one
+ * when the group refuses the commit, and then the group waits for it until its session ends. */
+void kai_offsets_forget(ka_consumer *c, const rd_kafka_topic_partition_list_t *list);
 /* Give librdkafka the next commit when it is done with the last. Returns how many were begun. */
 int kai_commits_serve(ka_consumer *c);
 /* Give librdkafka all commits that wait for their turn: it is closing. */

@@ -30,6 +30,16 @@ void kai_offsets_store(ka_consumer *c)
     c->stored_ns = kai_now_ns();
 }
 
+void kai_offsets_forget(ka_consumer *c, const rd_kafka_topic_partition_list_t *list)
+{
+    rd_kafka_topic_partition_list_t *none = rd_kafka_topic_partition_list_copy(list);
+
+    for (int i = 0; i < none->cnt; i++)
+        none->elems[i].offset = RD_KAFKA_OFFSET_INVALID;
+    rd_kafka_offsets_store(c->rk, none);
+    rd_kafka_topic_partition_list_destroy(none);
+}
+
 void kai_on_commit(rd_kafka_t *rk, rd_kafka_resp_err_t code,
                    rd_kafka_topic_partition_list_t *offsets, void *opaque)
 {

@@ -278,14 +278,12 @@ static rd_kafka_topic_partition_list_t *told_of(ka_consumer *c,
     return told;
 }
 
-/* They are gone: give them up, and tell the application of those that it had. */
-static void forfeit(ka_consumer *c, const rd_kafka_topic_partition_list_t *list,
-                    const rd_kafka_topic_partition_list_t *told)
+/* They are gone: tell the application. */
+static void forfeit(ka_consumer *c, const rd_kafka_topic_partition_list_t *told)
 {
     pthread_mutex_lock(&c->lock);
     c->forfeited = 1;
     pthread_mutex_unlock(&c->lock);
-    kai_partitions_abandon(c, list);
     if (told->cnt && c->options.callbacks & KA_ON_LOST)
         put_down(c, KA_ON_LOST, told, 0, 1);
 }
@@ -319,13 +317,15 @@ static void on_assign(ka_consumer *c, rd_kafka_topic_partition_list_t *list, int
 static void on_revoke(ka_consumer *c, const rd_kafka_topic_partition_list_t *list, int incremental)
 {
     rd_kafka_topic_partition_list_t *told = told_of(c, list);
-    int seen = is_member(c) && told->cnt, lost = rd_kafka_assignment_lost(c->rk);
+    int seen = is_member(c) && told->cnt;
 
     c->revoke_due = 0;
-    if (lost)
+    if (rd_kafka_assignment_lost(c->rk)) {
         supersede(c);
-    if (seen && lost) {
-        forfeit(c, list, told);
+        kai_partitions_abandon(c, list);
+        kai_offsets_forget(c, list);
+        if (seen)
+            forfeit(c, told);
         take_back(c, list, incremental);
     } else if (seen && c->options.callbacks & KA_ON_REVOKE) {
         put_down(c, KA_ON_REVOKE, list, incremental, 0);
@@ -357,7 +357,8 @@ static void expel(ka_consumer *c)
     ka_error error;
 
     kai_rebalances_drop(c);
-    forfeit(c, NULL, told);
+    kai_partitions_abandon(c, NULL);
+    forfeit(c, told);
     rd_kafka_topic_partition_list_destroy(told);
     rd_kafka_unsubscribe(c->rk);
     atomic_store(&c->expelled, 1);

@@ -321,9 +321,6 @@ def test_fenced_while_on_assign_runs_reads_nothing_of_others(kafka: str, two: st
     assert sorted(places(mine + others)) == BOTH
 
 
-# Not cooperative: librdkafka (2.0.2 to 2.14.2) then forgets its member id, skips the loss ("rebalance already in
-# progress") and stays outside the group for good.
-@pytest.mark.parametrize("kind", ["range", "consumer"], indirect=True)
 def test_fenced_while_on_revoke_runs_joins_again(kafka: str, two: str, kind: str) -> None:
     seen = Seen()
 
