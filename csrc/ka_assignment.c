@@ -90,7 +90,7 @@ static rd_kafka_resp_err_t leave_group(ka_consumer *c)
     kai_rebalances_drop(c);
     c->revoke_due = c->given > 0;
     kai_partitions_abandon(c, NULL);
-    return rd_kafka_unsubscribe(c->rk);
+    return kai_group_leave(c);
 }
 
 static int run_subscribe(consumer_command *command)

@@ -191,6 +191,7 @@ static ka_consumer *new_consumer(const ka_conf *conf, const ka_consumer_options 
     if (c->refresh_ns <= 0)
         c->refresh_ns = KAI_FOREVER / 2; /* the application asked for no refresh */
     c->max_poll_ns = kai_conf_number(conf, "max.poll.interval.ms", 300000) * 1000000;
+    c->in_steps = kai_conf_is(conf, "group.protocol", "consumer");
     c->seek_ns = KAI_FOREVER;
     c->process = atomic_load(&kai_process);
     atomic_init(&c->references, 2);

@@ -207,6 +207,9 @@ struct ka_consumer {
     int64_t given; /* partitions that librdkafka was given by the group */
     int was_given, cooperative;
     int revoke_due; /* we left; the group has yet to take them back */
+    int in_steps;   /* group.protocol=consumer */
+    int changing;   /* with that one, the group has taken back and not given yet */
+    int leave_due;  /* we leave when it has given */
 
     /* Since librdkafka's queue was empty; see ka_nudge.c. */
     int64_t fresh_messages, fresh_bytes, nudged_ns;
@@ -293,6 +296,9 @@ void kai_rebalances_free(ka_consumer *c);
 /* The polling thread takes the first one, to run its callback; again, if an exception kept it from that. Returns
  * whether there was one. Under lock. */
 int kai_rebalance_show(ka_consumer *c);
+/* Leave, with group.protocol=consumer not in the midst of a change of the assignment: librdkafka 2.14.2 then ends up
+ * between the states, and Kafka calls its next heartbeat invalid, which is fatal. */
+rd_kafka_resp_err_t kai_group_leave(ka_consumer *c);
 /* Leave the group when the application has not polled for too long, and come back when it does. Returns
  * when to look again. */
 int64_t kai_liveness_serve(ka_consumer *c, int64_t now);

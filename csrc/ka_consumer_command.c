@@ -88,7 +88,7 @@ static consumer_command *next_command(ka_consumer *c)
 
     pthread_mutex_lock(&c->lock);
     command = c->first_command;
-    if (command && command->waits_for_revoke && c->revoke_due)
+    if (command && command->waits_for_revoke && (c->revoke_due || c->leave_due))
         command = NULL;
     if (command) {
         c->first_command = command->next;

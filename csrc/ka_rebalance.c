@@ -27,6 +27,13 @@ static void give(ka_consumer *c, const rd_kafka_topic_partition_list_t *list, in
         kai_consumer_log(c, LOG_ERR, "ASSIGN", rd_kafka_err2str(rd_kafka_last_error()));
     c->given = (incremental ? c->given : 0) + list->cnt;
     c->was_given = 1;
+    c->changing = 0;
+}
+
+rd_kafka_resp_err_t kai_group_leave(ka_consumer *c)
+{
+    c->leave_due = c->changing;
+    return c->changing ? RD_KAFKA_RESP_ERR_NO_ERROR : rd_kafka_unsubscribe(c->rk);
 }
 
 static void take_back(ka_consumer *c, const rd_kafka_topic_partition_list_t *list, int incremental)
@@ -317,10 +324,11 @@ static void on_assign(ka_consumer *c, rd_kafka_topic_partition_list_t *list, int
 static void on_revoke(ka_consumer *c, const rd_kafka_topic_partition_list_t *list, int incremental)
 {
     rd_kafka_topic_partition_list_t *told = told_of(c, list);
-    int seen = is_member(c) && told->cnt;
+    int seen = is_member(c) && told->cnt, lost = rd_kafka_assignment_lost(c->rk);
 
     c->revoke_due = 0;
-    if (rd_kafka_assignment_lost(c->rk)) {
+    c->changing = c->in_steps && is_member(c) && !lost;
+    if (lost) {
         supersede(c);
         kai_partitions_abandon(c, list);
         kai_offsets_forget(c, list);
@@ -338,13 +346,16 @@ static void on_revoke(ka_consumer *c, const rd_kafka_topic_partition_list_t *lis
 void kai_on_rebalance(rd_kafka_t *rk, rd_kafka_resp_err_t code,
                       rd_kafka_topic_partition_list_t *list, void *opaque)
 {
-    int incremental = kai_protocol_is(opaque, "COOPERATIVE");
+    ka_consumer *c = opaque;
+    int incremental = kai_protocol_is(c, "COOPERATIVE");
 
     (void)rk;
     if (code == RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS)
-        on_assign(opaque, list, incremental);
+        on_assign(c, list, incremental);
     else
-        on_revoke(opaque, list, incremental);
+        on_revoke(c, list, incremental);
+    if (c->leave_due)
+        kai_group_leave(c);
 }
 
 /* ---------------------------------------------------------------- an application that does not poll */
@@ -360,8 +371,8 @@ static void expel(ka_consumer *c)
     kai_partitions_abandon(c, NULL);
     forfeit(c, told);
     rd_kafka_topic_partition_list_destroy(told);
-    rd_kafka_unsubscribe(c->rk);
     atomic_store(&c->expelled, 1);
+    kai_group_leave(c);
     if (!missed)
         return;
     kai_err_set(&error, RD_KAFKA_RESP_ERR__MAX_POLL_EXCEEDED, NULL);
@@ -380,7 +391,7 @@ static int64_t rejoin(ka_consumer *c, int64_t now)
 
     if (!atomic_load(&c->returned))
         return KAI_FOREVER; /* a poll wakes the worker */
-    if (c->given)
+    if (c->given || c->leave_due)
         return now + REJOIN_NS;
     atomic_store(&c->returned, 0);
     atomic_store(&c->expelled, 0);

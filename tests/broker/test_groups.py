@@ -477,6 +477,18 @@ def test_unsubscribe_runs_on_revoke_and_subscribing_again_goes_on(kafka: str, tw
     assert sorted(places(first)) == BOTH
 
 
+def test_unsubscribed_in_the_midst_of_a_rebalance_it_joins_again(kafka: str, two: str, kind: str) -> None:
+    config = group_config(kind)
+    with Consumer(kafka, two, group_id=two, config=config, **Seen().options()) as a:
+        read(a, 200)  # there is something to commit, which takes its time
+        with Consumer(kafka, two, group_id=two, config=config, **Seen().options()) as b:
+            time.sleep(1)  # a is to give one up, and does not look
+            a.unsubscribe()
+            poll_until(lambda: len(owned(b)) == 2, b)
+            a.subscribe(two)
+            poll_until(lambda: len(owned(a)) == len(owned(b)) == 1, a, b)
+
+
 def test_assign_ends_a_subscription(kafka: str, two: str, kind: str) -> None:
     seen = Seen()
     with Consumer(kafka, two, group_id=two, config=group_config(kind), **seen.options()) as consumer:

@@ -188,13 +188,7 @@ def gather(mine: list[Message], consumer: Consumer, others: Other, count: int) -
             mine.append(message)
 
 
-# Not consumer in on_revoke: the broker ends such a membership at the same moment, and librdkafka 2.14.2, told to leave
-# while it gives partitions up, begins anew with a heartbeat that Kafka calls invalid, which is fatal.
-@pytest.mark.parametrize(
-    ("kind", "name"),
-    [*((kind, "on_assign") for kind in KINDS), *((kind, "on_revoke") for kind in CLASSIC)],
-    indirect=["kind"],
-)
+@pytest.mark.parametrize("name", ["on_assign", "on_revoke"])
 def test_member_stuck_in_a_callback_loses_its_partitions_and_comes_back(
     kafka: str, two: str, kind: str, name: str
 ) -> None:
@@ -212,7 +206,7 @@ def test_member_stuck_in_a_callback_loses_its_partitions_and_comes_back(
     with ThreadPoolExecutor(1) as threads, a:
         job = threads.submit(poll_to_an_error, a)
         if name == "on_revoke":
-            wait_for(lambda: len(owned(a)) == 2, LIMIT_S)
+            wait_for(lambda: a.metrics().handed_out == 200, LIMIT_S)  # there is something to commit, which takes its time
         else:
             wait_for(lambda: began, LIMIT_S)
         with Other(kafka, two, kind) as b:
