@@ -192,6 +192,7 @@ static ka_consumer *new_consumer(const ka_conf *conf, const ka_consumer_options 
         c->refresh_ns = KAI_FOREVER / 2; /* the application asked for no refresh */
     c->max_poll_ns = kai_conf_number(conf, "max.poll.interval.ms", 300000) * 1000000;
     c->in_steps = kai_conf_is(conf, "group.protocol", "consumer");
+    c->keeps_quiet = !c->in_steps && ka_conf_get(conf, "group.instance.id", NULL, 0) > 0;
     c->seek_ns = KAI_FOREVER;
     c->process = atomic_load(&kai_process);
     atomic_init(&c->references, 2);

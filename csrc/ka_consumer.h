@@ -206,10 +206,11 @@ struct ka_consumer {
     int64_t max_poll_ns, handed_seen;
     int64_t given; /* partitions that librdkafka was given by the group */
     int was_given, cooperative;
-    int revoke_due; /* we left; the group has yet to take them back */
-    int in_steps;   /* group.protocol=consumer */
-    int changing;   /* with that one, the group has taken back and not given yet */
-    int leave_due;  /* we leave when it has given */
+    int revoke_due;  /* we left; the group has yet to take them back */
+    int in_steps;    /* group.protocol=consumer */
+    int keeps_quiet; /* a static member of a classic group */
+    int changing;    /* with that one, the group has taken back and not given yet */
+    int leave_due;   /* we leave when it has given */
 
     /* Since librdkafka's queue was empty; see ka_nudge.c. */
     int64_t fresh_messages, fresh_bytes, nudged_ns;

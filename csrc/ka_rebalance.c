@@ -36,6 +36,18 @@ rd_kafka_resp_err_t kai_group_leave(ka_consumer *c)
     return c->changing ? RD_KAFKA_RESP_ERR_NO_ERROR : rd_kafka_unsubscribe(c->rk);
 }
 
+/* As unsubscribing, but with no word to the group, which waits for the session's end as with Java's client. The
+ * subscription matches no topic, so librdkafka neither joins nor sends heartbeats; it is seen in the log. */
+static void fall_silent(ka_consumer *c)
+{
+    rd_kafka_topic_partition_list_t *none = rd_kafka_topic_partition_list_new(1);
+
+    rd_kafka_topic_partition_list_add(none, "^none: the application does not poll$",
+                                      RD_KAFKA_PARTITION_UA);
+    rd_kafka_subscribe(c->rk, none);
+    rd_kafka_topic_partition_list_destroy(none);
+}
+
 static void take_back(ka_consumer *c, const rd_kafka_topic_partition_list_t *list, int incremental)
 {
     if (incremental)
@@ -350,6 +362,9 @@ void kai_on_rebalance(rd_kafka_t *rk, rd_kafka_resp_err_t code,
     int incremental = kai_protocol_is(c, "COOPERATIVE");
 
     (void)rk;
+    /* Else a cooperative member goes back to its heartbeats after this one. */
+    if (c->keeps_quiet && atomic_load(&c->expelled))
+        fall_silent(c);
     if (code == RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS)
         on_assign(c, list, incremental);
     else
@@ -372,7 +387,10 @@ static void expel(ka_consumer *c)
     forfeit(c, told);
     rd_kafka_topic_partition_list_destroy(told);
     atomic_store(&c->expelled, 1);
-    kai_group_leave(c);
+    if (c->keeps_quiet)
+        fall_silent(c);
+    else
+        kai_group_leave(c);
     if (!missed)
         return;
     kai_err_set(&error, RD_KAFKA_RESP_ERR__MAX_POLL_EXCEEDED, NULL);

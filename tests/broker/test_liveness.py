@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 from groups import (
-    CLASSIC,
-    KINDS,
     LIMIT_S,
     Seen,
     filled,
@@ -233,16 +231,6 @@ def poll_to_an_error(consumer: Consumer) -> tuple[list[Message], ConsumerError]:
     raise AssertionError(f"no error within {LIMIT_S} s")
 
 
-# rd_kafka_unsubscribe() says goodbye for a static member too; librdkafka keeps quiet only when it closes, or when it
-# finds itself that nobody polls.
-@pytest.mark.parametrize(
-    "kind",
-    [
-        *(pytest.param(kind, marks=pytest.mark.xfail(reason="unsubscribing, it leaves at once")) for kind in CLASSIC),
-        "consumer",
-    ],
-    indirect=True,
-)
 def test_stuck_static_member_keeps_its_partitions_to_the_end_of_its_session(kafka: str, two: str, kind: str) -> None:
     """As in Java: heartbeats end, and it leaves no message of its leaving."""
     seen = Seen()
@@ -259,6 +247,22 @@ def test_stuck_static_member_keeps_its_partitions_to_the_end_of_its_session(kafk
             assert MAX_POLL_S + 1 < took < MAX_POLL_S + STATIC_S + 1 + NOISE_S
             mine += comes_back(a, seen)
             gather(mine, a, b, 200)
+
+
+def test_stuck_static_member_that_comes_back_in_its_session_moves_nothing(kafka: str, two: str, kind: str) -> None:
+    seen = Seen()
+    long_s = 2 * MAX_POLL_S
+    config = live_config(kind, long_s, group_instance_id="static", session_timeout_ms=int(long_s * 1000))
+    with Other(kafka, two, kind) as b:
+        wait_for(lambda: b.had_all, LIMIT_S)
+        with Consumer(kafka, two, group_id=two, config=config, **seen.options()) as a:
+            mine = share(a, b)
+            b.had_all = None
+            time.sleep(long_s + 0.5)
+            assert owned(a) == set()
+            mine += comes_back(a, seen)
+            gather(mine, a, b, 200)
+            assert b.had_all is None
 
 
 def test_stuck_member_without_callbacks_meets_the_error_too(kafka: str, two: str, kind: str) -> None:
