@@ -7,8 +7,10 @@
  * librdkafka, which waits meanwhile: heartbeats go on, and so does reading what is not concerned.
  * A loss is completed at once and told later: there is nothing left to save.
  */
+#include <regex.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <syslog.h>
 
 #include "ka_consumer.h"
@@ -195,10 +197,6 @@ int kai_rebalance_show(ka_consumer *c)
         return 0;
     r->state = SHOWN;
     atomic_store(&c->due, 0);
-    if (r->kind == KA_ON_REVOKE && rd_kafka_assignment_lost(c->rk)) { /* since it was put down */
-        r->kind = KA_ON_LOST;
-        c->forfeited = 1;
-    }
     for (int i = 0; i < r->list->cnt; i++) {
         rd_kafka_topic_partition_t *item = &r->list->elems[i];
         partition *p = kai_partition_at(c, item->topic, item->partition);
@@ -323,6 +321,43 @@ static void supersede(ka_consumer *c)
     drop_unseen(c);
 }
 
+/* As librdkafka decides. */
+static int matches(const char *subscribed, const char *name)
+{
+    regex_t pattern;
+    int found;
+
+    if (*subscribed != '^')
+        return strcmp(subscribed, name) == 0;
+    if (regcomp(&pattern, subscribed, REG_EXTENDED | REG_NOSUB) != 0)
+        return 0;
+    found = regexec(&pattern, name, 0, NULL, 0) == 0;
+    regfree(&pattern);
+    return found;
+}
+
+/* Whether the application has subscribed to other topics than these. */
+static int is_dropped(const ka_consumer *c, const rd_kafka_topic_partition_list_t *list)
+{
+    for (int i = 0; i < list->cnt; i++)
+        for (int k = 0; k < c->subscription->cnt; k++)
+            if (matches(c->subscription->elems[k].topic, list->elems[i].topic))
+                return 0;
+    return 1;
+}
+
+/* librdkafka calls lost, too, what a cooperative member gives up for topics that were not known yet when it subscribed
+ * to them, and unless it leads the group, does not join for them: only if it is told again. */
+static int is_lost(ka_consumer *c, const rd_kafka_topic_partition_list_t *list)
+{
+    if (!rd_kafka_assignment_lost(c->rk))
+        return 0;
+    if (!is_member(c) || !is_dropped(c, list))
+        return 1;
+    rd_kafka_subscribe(c->rk, c->subscription);
+    return 0;
+}
+
 static void on_assign(ka_consumer *c, rd_kafka_topic_partition_list_t *list, int incremental)
 {
     if (!is_member(c))
@@ -336,7 +371,7 @@ static void on_assign(ka_consumer *c, rd_kafka_topic_partition_list_t *list, int
 static void on_revoke(ka_consumer *c, const rd_kafka_topic_partition_list_t *list, int incremental)
 {
     rd_kafka_topic_partition_list_t *told = told_of(c, list);
-    int seen = is_member(c) && told->cnt, lost = rd_kafka_assignment_lost(c->rk);
+    int seen = is_member(c) && told->cnt, lost = is_lost(c, list);
 
     c->revoke_due = 0;
     c->changing = c->in_steps && is_member(c) && !lost;

@@ -512,11 +512,33 @@ def test_other_topics_can_be_subscribed_to_at_once(kafka: str, two: str, kind: s
         assert [message.offset for message in messages if message.topic == other] == list(range(10))
         consumer.subscribe([two, other])
         first += [message for message in messages if message.topic == two]
-        while set(places(first)) != set(BOTH):
+        send_all(kafka, two, [b"last"], partition=0)
+        send_all(kafka, two, [b"last"], partition=1)
+        while set(places(first)) != {*BOTH, (0, 100), (1, 100)}:
             first += read(consumer, 1)
-    # A cooperative member rejoins while it gives up the partitions of a topic that it reads no more, so the commit of
-    # what was in hand may come too late for the group.
-    assert len(first) - 200 in ((0, 1) if kind == "cooperative-sticky" else (0,))
+    assert len(first) == 202
+    assert seen.count("on_lost") == 0
+
+
+@pytest.mark.parametrize("prefix", ["", "^"], ids=["name", "pattern"])
+def test_one_of_two_members_subscribes_to_another_topic(kafka: str, two: str, kind: str, prefix: str) -> None:
+    """The one that does not lead the group, too."""
+    other = f"{two}-other"
+    filled(kafka, other, 1, 10)
+    seen = Seen()
+    config = group_config(kind)
+    with (
+        Consumer(kafka, two, group_id=two, config=config, **Seen().options()) as a,
+        Consumer(kafka, group_id=two, config=config, **seen.options()) as b,
+    ):
+        first = read(a, 200)
+        a.commit()
+        b.subscribe(two)
+        first += poll_until(lambda: len(owned(a)) == len(owned(b)) == 1, a, b)
+        b.subscribe(prefix + other)
+        first += poll_until(lambda: b.assignment() == [TopicPartition(other, 0, 10)] and len(owned(a)) == 2, a, b)
+        assert len(first) == 210
+        assert seen.count("on_lost") == 0
 
 
 def test_regular_expression_finds_a_topic_that_appears_later(kafka: str, topic: str, kind: str) -> None:

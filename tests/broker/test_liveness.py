@@ -204,7 +204,9 @@ def test_member_stuck_in_a_callback_loses_its_partitions_and_comes_back(
     with ThreadPoolExecutor(1) as threads, a:
         job = threads.submit(poll_to_an_error, a)
         if name == "on_revoke":
-            wait_for(lambda: a.metrics().handed_out == 200, LIMIT_S)  # there is something to commit, which takes its time
+            wait_for(
+                lambda: a.metrics().handed_out == 200, LIMIT_S
+            )  # there is something to commit, which takes its time
         else:
             wait_for(lambda: began, LIMIT_S)
         with Other(kafka, two, kind) as b:
