@@ -1,4 +1,5 @@
 /* The consumer's offsets: what is stored for auto-commit, and what the application commits. */
+#include <stdio.h>
 #include <syslog.h>
 
 #include "ka_consumer.h"
@@ -43,9 +44,14 @@ void kai_offsets_forget(ka_consumer *c, const rd_kafka_topic_partition_list_t *l
 void kai_on_commit(rd_kafka_t *rk, rd_kafka_resp_err_t code,
                    rd_kafka_topic_partition_list_t *offsets, void *opaque)
 {
+    char text[256];
+
     (void)rk, (void)offsets;
-    if (code && code != RD_KAFKA_RESP_ERR__NO_OFFSET)
-        kai_consumer_log(opaque, LOG_ERR, "COMMIT", rd_kafka_err2str(code));
+    if (!code || code == RD_KAFKA_RESP_ERR__NO_OFFSET)
+        return;
+    snprintf(text, sizeof text, "%s: what was processed since the last commit may be seen again",
+             rd_kafka_err2str(code));
+    kai_consumer_log(opaque, LOG_ERR, "COMMIT", text);
 }
 
 int ka_consumer_store(ka_consumer *c, const ka_partition *next)

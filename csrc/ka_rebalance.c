@@ -221,6 +221,8 @@ int64_t ka_consumer_rebalance(ka_consumer *c, int32_t *kind, ka_partition *out, 
         return KA_FORKED;
     pthread_mutex_lock(&c->lock);
     r = c->first_rebalance;
+    if (r && r->kind == KA_ON_LOST && atomic_load(&c->retired))
+        kai_rebalance_show(c); /* no poll will */
     *kind = 0;
     if (r && r->state == SHOWN) {
         *kind = r->kind;

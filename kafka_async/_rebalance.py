@@ -72,18 +72,16 @@ class Rebalancer:
         consumer : Consumer
             Given to the callback.
         """
-        kind = ffi.new("int32_t *")
-        found = fetch(lambda out, size: lib.ka_consumer_rebalance(consumer._native, kind, out, size))
-        if isinstance(found, int) or not kind[0]:
+        kind, partitions = _due(consumer)
+        if not kind:
             return  # closed meanwhile
         with self._lock:
-            try:
-                self._run(kind[0], consumer, found[0])
-            finally:
-                lib.ka_consumer_rebalanced(consumer._native)
+            self._complete(kind, consumer, partitions)
 
     def give_up(self, consumer: Consumer, deadline: Deadline) -> None:
-        """Run ``on_revoke`` for everything that is assigned, on the calling thread.
+        """Run ``on_revoke`` for everything that is assigned, and ``on_lost`` for what no poll has told of.
+
+        Both on the calling thread.
 
         Parameters
         ----------
@@ -92,17 +90,26 @@ class Rebalancer:
         deadline : Deadline
             How long another thread's callback may still take.
         """
-        if self._callbacks[lib.KA_ON_REVOKE] is None:
+        if not self.mask():
             return
         left = deadline.left()
         if not self._lock.acquire(timeout=-1 if left is None else left):
-            _log.logger.warning("a rebalance callback of another thread has not returned: on_revoke is not called")
+            _log.logger.warning("a rebalance callback of another thread has not returned: no other is called")
             return
         try:
-            if partitions := consumer.assignment():
+            kind, lost = _due(consumer)
+            if kind == lib.KA_ON_LOST:
+                self._complete(kind, consumer, lost)
+            if self._callbacks[lib.KA_ON_REVOKE] is not None and (partitions := consumer.assignment()):
                 self._run(lib.KA_ON_REVOKE, consumer, partitions)
         finally:
             self._lock.release()
+
+    def _complete(self, kind: int, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        try:
+            self._run(kind, consumer, partitions)
+        finally:
+            lib.ka_consumer_rebalanced(consumer._native)
 
     def _run(self, kind: int, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         callback = self._callbacks[kind]
@@ -112,3 +119,10 @@ class Rebalancer:
             callback(consumer, partitions)
         finally:
             self._running_on = None
+
+
+def _due(consumer: Consumer) -> tuple[int, list[TopicPartition]]:
+    """Tell which callback is due, 0 for none, and for which partitions."""
+    kind = ffi.new("int32_t *")
+    found = fetch(lambda out, size: lib.ka_consumer_rebalance(consumer._native, kind, out, size))
+    return (0, []) if isinstance(found, int) else (kind[0], found[0])

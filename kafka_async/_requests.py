@@ -114,7 +114,10 @@ def settle(command: ffi.CData, timeout: float | None, deadline: Deadline | None 
     status = await_answer(command, deadline or timeout, error)
     if status == lib.KA_TIMEOUT:
         raise errors.ConsumerError(
-            f"no answer within {timeout:g} s: Kafka is not there or slow", code=-185, name="_TIMED_OUT", retriable=True
+            f"no answer within {timeout:g} s: Kafka is not there or slow, or the group rebalances",
+            code=-185,
+            name="_TIMED_OUT",
+            retriable=True,
         )
     if status == lib.KA_FAILED:
         raise _command_error(command, error)

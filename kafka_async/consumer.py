@@ -922,9 +922,9 @@ class Consumer:
         """Stop reading, commit what was processed, leave the group.
 
         A second call does nothing. Called by the polling thread, the message in hand counts as
-        processed; called by another, it does not and will be seen again. Calls `on_revoke` for what is assigned, on
-        the calling thread. Waits with the GIL released; a poll of another thread ends with ClosedError, its
-        iteration ends.
+        processed; called by another, it does not and will be seen again. Calls `on_revoke` for what is assigned, and
+        `on_lost` for what was lost since the last poll, on the calling thread. Waits with the GIL released; a poll of
+        another thread ends with ClosedError, its iteration ends.
 
         Parameters
         ----------
@@ -936,7 +936,7 @@ class Consumer:
         RuntimeError
             It is called from within a rebalance callback.
         Exception
-            What `on_revoke` raised, after the end of closing.
+            What a callback raised, after the end of closing.
         """
         self._stop(check_timeout(timeout), self._poller == get_ident())
 

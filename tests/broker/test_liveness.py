@@ -172,6 +172,22 @@ def test_stuck_member_loses_its_partitions_in_time_and_comes_back(kafka: str, tw
             assert seen.count("on_lost") == 1
 
 
+@pytest.mark.parametrize("callbacks", [("on_lost",), ("on_revoke",), ("on_revoke", "on_lost")])
+def test_loss_that_no_poll_has_told_of_is_told_by_stop(
+    kafka: str, two: str, kind: str, callbacks: tuple[str, ...]
+) -> None:
+    seen = Seen()
+    with Other(kafka, two, kind) as b:
+        wait_for(lambda: b.had_all, LIMIT_S)
+        with Consumer(kafka, two, group_id=two, config=live_config(kind), **seen.options(*callbacks)) as a:
+            share(a, b)
+            (had,) = owned(a)
+            del seen.events[:]
+            wait_for(lambda: not owned(a), LIMIT_S)
+        ((name, lost),) = seen.events
+        assert (name, [item.partition for item in lost]) == (callbacks[-1], [had])
+
+
 def add(servers: str, topic: str, each: int) -> None:
     for number in range(2):
         send_all(servers, topic, [b"more"] * each, partition=number)
