@@ -2,8 +2,8 @@
  *
  * The worker starts a call when its turn has come, so that it is ordered with the messages accepted
  * before it. A call that waits is made in slices: between two of them others get their turn, and a
- * producer that closes need not wait for it. What a slice was too short for gets a longer one: a
- * cluster may be slow, and its answer to the slice before is not listened to any more.
+ * producer that closes need not wait for it. A question to the cluster that a slice was too short
+ * for gets a longer one: the answer to the slice before is not listened to any more.
  */
 #include <stddef.h>
 #include <stdlib.h>
@@ -68,7 +68,7 @@ static void run_call(kai_job *job)
         c->run(c, (int)(((left_ns < slice_ns ? left_ns : slice_ns) + 999999) / 1000000), &error);
     if (status == KA_EMPTY)
         return; /* the worker finishes it */
-    if (!c->until_done && c->slice_ms < MOST_SLICE_MS)
+    if (c->begins_anew && c->slice_ms < MOST_SLICE_MS)
         c->slice_ms *= 2;
     if (is_unfinished(c, status, &error) && left_ns > slice_ns &&
         (atomic_load(&p->state) == OPEN || c->even_closing) &&

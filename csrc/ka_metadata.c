@@ -90,6 +90,7 @@ ka_command *ka_producer_partitions(ka_producer *p, int32_t topic_number, int con
     c->is_ready = open_topic;
     c->topic = topic_number;
     c->connect = connect;
+    c->begins_anew = 1;
     return kai_call_submit(p, c);
 }
 

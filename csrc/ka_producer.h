@@ -128,6 +128,7 @@ typedef struct call {
     int even_closing; /* asked for by the worker, also when no more calls are taken */
     int started;      /* worker only */
     int slice_ms;     /* the longest that run may wait */
+    int begins_anew;  /* each slice does, so the next one is longer */
     int until_done;   /* any retriable error of a slice means that it goes on */
     int64_t asked_ns, deadline_ns;
     int64_t value;
