@@ -6,6 +6,7 @@
  * Names.      ka_wait_*: may wait, so it releases the GIL. Every other ka_*: a leaf; it keeps
  *             the GIL, is bounded, and waits for nothing that a thread could hold while it
  *             wants the GIL. The prelude ka_cffi.h makes the choice from the name.
+ *             ka_try_x() is the leaf that looks once where ka_wait_x() would wait: KA_TIMEOUT, not yet.
  * Returns.    KA_OK or a negative KA_* code; counts share the return and are >= 0.
  * Ownership.  borrowed: the caller keeps it, valid for the call. copied: the callee made its
  *             own. owned: whoever receives it frees it with the function named.
@@ -78,6 +79,21 @@ const char *ka_librdkafka_version(void);
 int32_t ka_librdkafka_version_linked(void);
 int32_t ka_librdkafka_version_compiled(void);
 
+/* ---------------------------------------------------------------- bells (ka_bell.c) */
+
+/* A file descriptor for an event loop. It becomes readable when one of the ka_wait_*() calls of what it hangs on
+ * might return something new: once, then not before it is armed again. Owned: ka_bell_release(); what it
+ * hangs on keeps it open. */
+typedef struct ka_bell ka_bell;
+
+/* NULL: no memory, or no descriptor is left. */
+ka_bell *ka_bell_new(void);
+/* To be watched for reading, and for nothing else. */
+int ka_bell_descriptor(const ka_bell *bell);
+/* Have it ring again. Then look: what changed before rings no more. KA_FORKED. */
+int ka_bell_arm(ka_bell *bell);
+void ka_bell_release(ka_bell *bell);
+
 /* ---------------------------------------------------------------- configuration (ka_conf.c) */
 
 typedef struct ka_conf ka_conf;
@@ -116,6 +132,9 @@ typedef struct ka_command ka_command;
 /* Wait for the answer: KA_OK, KA_FAILED and *err, KA_CLOSED, KA_FORKED, KA_NOMEM; or KA_TIMEOUT,
  * KA_INTERRUPTED: not answered yet. */
 int ka_wait_command(ka_command *command, int64_t timeout_us, ka_error *err);
+int ka_try_command(ka_command *command, ka_error *err);
+/* Ring this bell when it is answered. */
+void ka_command_hang(ka_command *command, ka_bell *bell);
 /* The number that an answer of KA_OK came with. */
 int64_t ka_command_value(const ka_command *command);
 void ka_command_release(ka_command *command);
@@ -219,6 +238,7 @@ int ka_producer_send_batch(ka_producer *p, int32_t topic, ka_batch *batch);
 /* Wait until a message of so many bytes could be accepted (result: one with a token). KA_TIMEOUT,
  * KA_INTERRUPTED, KA_CLOSED, KA_BARRED, KA_FORKED. */
 int ka_wait_producer_room(ka_producer *p, int64_t bytes, int result, int64_t timeout_us);
+int ka_try_producer_room(ka_producer *p, int64_t bytes, int result);
 
 /* Ask for the outcome of everything accepted so far, ignoring linger. Returns a ticket > 0 for
  * ka_wait_producer_flush(), or KA_OK when there is nothing to wait for. KA_CLOSED, KA_FORKED. */
@@ -227,6 +247,7 @@ int64_t ka_producer_flush(ka_producer *p);
 /* Wait for a ticket. KA_TIMEOUT, KA_INTERRUPTED, KA_CLOSED (stopped meanwhile), KA_FORKED.
  * A ticket needs no giving back. */
 int ka_wait_producer_flush(ka_producer *p, int64_t ticket, int64_t timeout_us);
+int ka_try_producer_flush(ka_producer *p, int64_t ticket);
 
 /* Another reference to the producer, for the one thread that tells results: they stay readable after
  * ka_producer_release(). Owned: ka_producer_unshare(). */
@@ -286,6 +307,9 @@ ka_command *ka_producer_send_offsets(ka_producer *p, ka_command *group,
                                      const ka_partition *partitions, int64_t count,
                                      int64_t timeout_us);
 
+/* Ring this bell for the producer, once it is open; one at most. */
+void ka_producer_hang(ka_producer *p, ka_bell *bell);
+
 /* Begin to close: refuses new messages, and after timeout_us purges what has no outcome yet. An open
  * transaction is aborted, a commit that has begun is finished. The worker does it all;
  * ka_wait_producer_closed() waits for it. KA_CLOSED: was closing, and may do so sooner now. */
@@ -295,6 +319,7 @@ int ka_producer_close(ka_producer *p, int64_t timeout_us);
  * purged by closing, or belonged to a transaction that closing aborted. KA_TIMEOUT,
  * KA_INTERRUPTED, KA_FORKED. */
 int64_t ka_wait_producer_closed(ka_producer *p, int64_t timeout_us);
+int64_t ka_try_producer_closed(ka_producer *p);
 
 /* Give the object back; it must not be used again. If it is open, closes it with a limit of
  * 5 s in the background. */
@@ -440,11 +465,15 @@ void ka_messages_free(ka_messages *messages);
 /* Wait until ka_consumer_take() would return something. KA_TIMEOUT, KA_INTERRUPTED, KA_BUSY,
  * KA_CLOSED, KA_FORKED. */
 int ka_wait_consumer_ready(ka_consumer *c, int64_t timeout_us);
+int ka_try_consumer_ready(ka_consumer *c);
 
 /* The name behind a block's topic number; lives as long as the consumer. */
 const char *ka_consumer_topic_name(ka_consumer *c, int64_t number);
 
 int ka_consumer_metrics(ka_consumer *c, ka_consumer_stats *stats);
+
+/* Ring this bell for the consumer, once it is open; one at most. */
+void ka_consumer_hang(ka_consumer *c, ka_bell *bell);
 
 /* Begin to close: the worker stores what was processed (store_last: the message in hand too),
  * commits, and leaves the group. KA_CLOSED: was closing. */
@@ -452,6 +481,7 @@ int ka_consumer_close(ka_consumer *c, int store_last);
 
 /* Wait for the end of closing. KA_TIMEOUT, KA_INTERRUPTED, KA_FORKED. */
 int ka_wait_consumer_closed(ka_consumer *c, int64_t timeout_us);
+int ka_try_consumer_closed(ka_consumer *c);
 
 /* Give the object back; if it is open, closes it in the background. */
 void ka_consumer_release(ka_consumer *c);

@@ -471,3 +471,8 @@ int ka_wait_consumer_ready(ka_consumer *c, int64_t timeout_us)
     note_poll(c);
     return result;
 }
+
+int ka_try_consumer_ready(ka_consumer *c)
+{
+    return ka_wait_consumer_ready(c, 0);
+}

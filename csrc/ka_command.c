@@ -63,6 +63,16 @@ int ka_wait_command(ka_command *command, int64_t timeout_us, ka_error *err)
     return command->status;
 }
 
+int ka_try_command(ka_command *command, ka_error *err)
+{
+    return ka_wait_command(command, 0, err);
+}
+
+void ka_command_hang(ka_command *command, ka_bell *bell)
+{
+    kai_wake_hang(&command->answered, bell);
+}
+
 int64_t ka_command_value(const ka_command *command)
 {
     return command->value;

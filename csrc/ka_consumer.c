@@ -107,6 +107,17 @@ int ka_wait_consumer_closed(ka_consumer *c, int64_t timeout_us)
     return (int)kai_wait_until(&c->ready, timeout_us, check_closed, c, 0);
 }
 
+int ka_try_consumer_closed(ka_consumer *c)
+{
+    return ka_wait_consumer_closed(c, 0);
+}
+
+void ka_consumer_hang(ka_consumer *c, ka_bell *bell)
+{
+    if (!kai_consumer_is_foreign(c))
+        kai_wake_hang(&c->ready, bell);
+}
+
 static void free_topic(topic *t)
 {
     for (int32_t i = 0; i < t->size; i++)

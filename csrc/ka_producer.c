@@ -105,6 +105,11 @@ int ka_wait_producer_flush(ka_producer *p, int64_t ticket, int64_t timeout_us)
     return (int)kai_wait_until(&p->progressed, timeout_us, check_flushed, p, ticket);
 }
 
+int ka_try_producer_flush(ka_producer *p, int64_t ticket)
+{
+    return ka_wait_producer_flush(p, ticket, 0);
+}
+
 ka_producer *ka_producer_share(ka_producer *p)
 {
     atomic_fetch_add(&p->references, 1);
@@ -264,6 +269,20 @@ int64_t ka_wait_producer_closed(ka_producer *p, int64_t timeout_us)
     if (kai_producer_is_foreign(p))
         return KA_FORKED;
     return kai_wait_until(&p->progressed, timeout_us, check_closed, p, 0);
+}
+
+int64_t ka_try_producer_closed(ka_producer *p)
+{
+    return ka_wait_producer_closed(p, 0);
+}
+
+void ka_producer_hang(ka_producer *p, ka_bell *bell)
+{
+    if (kai_producer_is_foreign(p))
+        return;
+    kai_wake_hang(&p->room_freed, bell);
+    kai_wake_hang(&p->progressed, bell);
+    kai_wake_hang(&p->results.arrived, bell);
 }
 
 void kai_producer_disown(ka_producer *p)

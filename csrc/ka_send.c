@@ -273,3 +273,8 @@ int ka_wait_producer_room(ka_producer *p, int64_t bytes, int result, int64_t tim
     return (int)kai_wait_until(&p->room_freed, timeout_us,
                                result ? check_room_and_place : check_room, p, bytes);
 }
+
+int ka_try_producer_room(ka_producer *p, int64_t bytes, int result)
+{
+    return ka_wait_producer_room(p, bytes, result, 0);
+}

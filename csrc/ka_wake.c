@@ -5,6 +5,7 @@
 #include <time.h>
 
 #include "ka.h"
+#include "ka_bell.h"
 
 #if KAI_FUTEX
 #include <limits.h>
@@ -72,6 +73,34 @@ void kai_fence_all(void)
     nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
 }
 
+void kai_wake_hang(kai_wake *wake, ka_bell *bell)
+{
+    kai_bell_reference(bell);
+    atomic_fetch_add_explicit(&wake->sleepers, 1, memory_order_relaxed);
+    /* release: who sees the bell sees that it is counted; partner: ring(). */
+    atomic_store_explicit(&wake->bell, bell, memory_order_release);
+}
+
+/* Returns whether somebody sleeps, too. A sleeper that is not counted yet will look at its condition only after this
+ * notification's fence. */
+static int ring(const kai_wake *wake)
+{
+    ka_bell *bell = atomic_load_explicit(&wake->bell, memory_order_acquire);
+
+    if (!bell)
+        return 1;
+    kai_bell_ring(bell);
+    return atomic_load_explicit(&wake->sleepers, memory_order_relaxed) > 1;
+}
+
+static void take_down(kai_wake *wake)
+{
+    ka_bell *bell = atomic_load(&wake->bell);
+
+    if (bell)
+        kai_bell_unreference(bell);
+}
+
 uint32_t kai_wake_prepare(kai_wake *wake)
 {
     uint32_t key;
@@ -113,11 +142,12 @@ void kai_wake_init(kai_wake *wake)
 {
     atomic_store_explicit(&wake->sequence, 0, memory_order_relaxed);
     atomic_store_explicit(&wake->sleepers, 0, memory_order_relaxed);
+    atomic_store_explicit(&wake->bell, NULL, memory_order_relaxed);
 }
 
 void kai_wake_fini(kai_wake *wake)
 {
-    (void)wake;
+    take_down(wake);
 }
 
 int kai_wake_sleep(kai_wake *wake, uint32_t key, int64_t deadline_ns)
@@ -138,6 +168,8 @@ int kai_wake_sleep(kai_wake *wake, uint32_t key, int64_t deadline_ns)
 
 void kai_wake_all(kai_wake *wake)
 {
+    if (!ring(wake))
+        return;
     atomic_fetch_add_explicit(&wake->sequence, 1, memory_order_relaxed);
     syscall(SYS_futex, &wake->sequence, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, INT_MAX, NULL, NULL, 0);
 }
@@ -148,12 +180,14 @@ void kai_wake_init(kai_wake *wake)
 {
     atomic_store_explicit(&wake->sequence, 0, memory_order_relaxed);
     atomic_store_explicit(&wake->sleepers, 0, memory_order_relaxed);
+    atomic_store_explicit(&wake->bell, NULL, memory_order_relaxed);
     pthread_mutex_init(&wake->lock, NULL);
     pthread_cond_init(&wake->cond, NULL);
 }
 
 void kai_wake_fini(kai_wake *wake)
 {
+    take_down(wake);
     pthread_cond_destroy(&wake->cond);
     pthread_mutex_destroy(&wake->lock);
 }
@@ -190,6 +224,8 @@ int kai_wake_sleep(kai_wake *wake, uint32_t key, int64_t deadline_ns)
 
 void kai_wake_all(kai_wake *wake)
 {
+    if (!ring(wake))
+        return;
     pthread_mutex_lock(&wake->lock);
     atomic_fetch_add_explicit(&wake->sequence, 1, memory_order_relaxed);
     pthread_cond_broadcast(&wake->cond);

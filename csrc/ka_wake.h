@@ -12,6 +12,7 @@
 #define KA_WAKE_H
 
 #include <stdatomic.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #if defined(__linux__) && !defined(KA_NO_FUTEX)
@@ -23,9 +24,12 @@
 
 #define KAI_FOREVER INT64_MAX
 
+struct ka_bell;
+
 typedef struct {
     _Atomic uint32_t sequence; /* changes with every notification that somebody sleeps for */
-    _Atomic uint32_t sleepers;
+    _Atomic uint32_t sleepers; /* a bell counts as one */
+    struct ka_bell *_Atomic bell;
 #if !KAI_FUTEX
     pthread_mutex_t lock; /* protects sequence against a sleep that is about to begin */
     pthread_cond_t cond;
@@ -35,17 +39,20 @@ typedef struct {
 #if KAI_FUTEX
 #define KAI_WAKE_STATIC \
     {                   \
-        0, 0            \
+        0, 0, NULL      \
     }
 #else
-#define KAI_WAKE_STATIC                                           \
-    {                                                             \
-        0, 0, PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER \
+#define KAI_WAKE_STATIC                                                 \
+    {                                                                   \
+        0, 0, NULL, PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER \
     }
 #endif
 
 void kai_wake_init(kai_wake *wake);
 void kai_wake_fini(kai_wake *wake);
+/* Ring this bell at each notification from now on; once, before anybody relies on it. The wake-up holds a
+ * reference until kai_wake_fini(). */
+void kai_wake_hang(kai_wake *wake, struct ka_bell *bell);
 
 uint32_t kai_wake_prepare(kai_wake *wake);
 void kai_wake_cancel(kai_wake *wake);
@@ -55,7 +62,7 @@ int kai_wake_sleep(kai_wake *wake, uint32_t key, int64_t deadline_ns);
  * KA_INTERRUPTED after one more look. A timeout of 0 looks once. */
 int64_t kai_wait_until(kai_wake *wake, int64_t timeout_us,
                        int64_t (*check)(void *self, int64_t arg), void *self, int64_t arg);
-/* System call that wakes the sleepers; use kai_wake_notify(). */
+/* Wakes the sleepers by a system call, and rings the bell; use kai_wake_notify(). */
 void kai_wake_all(kai_wake *wake);
 
 static inline void kai_wake_notify(kai_wake *wake)

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from types import CoroutineType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from kafka_async import _exit, _log, errors
 from kafka_async._native import ffi, lib
@@ -45,7 +45,7 @@ class Unread:
         report : DeliveryReport
             What the future had.
         """
-        if not _is_failure(report.error):
+        if not is_failure(report.error):
             return
         if self.stopped:
             _exit.lose(1)
@@ -168,6 +168,13 @@ class Delivery(Future[RecordMetadata]):
             raise errors.ForkedError("this future belongs to the parent process, which alone learns its outcome")
 
 
+class Promise(Protocol):
+    """A future, of a thread or of an event loop."""
+
+    def set_result(self, result: RecordMetadata, /) -> None: ...
+    def set_exception(self, exception: BaseException, /) -> None: ...
+
+
 class Waiting(NamedTuple):
     """A message whose outcome somebody waits for."""
 
@@ -176,14 +183,14 @@ class Waiting(NamedTuple):
     value: bytes | None
     packed_headers: bytes
     callback: OnDelivery | None
-    delivery: Delivery | None
+    delivery: Promise | None
 
 
-class Dispatcher:
+class Outcomes:
     """Tells outcomes: completes futures and calls callbacks, in the order of the outcomes.
 
     It has its own share of the native producer, so a producer that is forgotten leaves no future without
-    an end. Its thread starts with the first message that wants a result.
+    an end.
 
     Parameters
     ----------
@@ -196,8 +203,8 @@ class Dispatcher:
         self._waiting: dict[int, Waiting] = {}
         self._told_failures = 0
         self._counter = itertools.count()
-        self._starter = threading.Lock()  # who gets it starts the thread; nobody waits for it
-        self._thread: threading.Thread | None = None
+        self._results = ffi.new("ka_result[]", _BATCH)
+        self._memory = ffi.buffer(self._results)
 
     def expect(self, waiting: Waiting) -> int:
         """Register a message that is about to be sent.
@@ -212,28 +219,11 @@ class Dispatcher:
         int
             Its token.
         """
-        if self._thread is None and self._starter.acquire(blocking=False):
-            try:
-                self._start()
-            except BaseException:
-                self._starter.release()
-                raise
         token = next(self._counter) % _TOKENS + 1
         while token in self._waiting:  # after 2**32 messages one may still be there
             token = next(self._counter) % _TOKENS + 1
         self._waiting[token] = waiting
         return token
-
-    def _start(self) -> None:
-        _exit.check()
-        thread = threading.Thread(target=self._run, name="kafka_async-delivery", daemon=True)
-        self._thread = thread  # before it runs: callbacks may come while start() waits
-        try:
-            thread.start()
-        except RuntimeError:
-            self._thread = None
-            raise
-        _exit.watch(self)
 
     def forget(self, token: int) -> None:
         """Undo `expect` for a message that was not accepted.
@@ -252,7 +242,7 @@ class Dispatcher:
         -------
         bool
         """
-        return self._thread is not None and self._thread.ident == threading.get_ident()
+        raise NotImplementedError
 
     def pending(self) -> int:
         """Count the messages whose outcome was not told yet.
@@ -272,7 +262,7 @@ class Dispatcher:
         """
         return max(0, lib.ka_producer_failed_results(self._native) - self._told_failures)
 
-    def wait(self, deadline: Deadline, *, even_closed: bool) -> int:
+    async def wait(self, deadline: Deadline, *, even_closed: bool) -> int:
         """Wait until every outcome that is there now has been told.
 
         Parameters
@@ -287,29 +277,23 @@ class Dispatcher:
         int
             KA_OK, KA_TIMEOUT or KA_CLOSED.
         """
-        if self._thread is None:
-            return lib.KA_OK
-        count = lib.ka_producer_announced(self._native)
-        return wait(
-            lambda timeout_us: lib.ka_wait_producer_told(self._native, count, even_closed, timeout_us), deadline
-        )
+        raise NotImplementedError
 
-    def _run(self) -> None:
-        lib.ka_thread_name(b"ka-delivery")
-        results = ffi.new("ka_result[]", _BATCH)
-        memory = ffi.buffer(results)
-        while True:
-            count = lib.ka_producer_results(self._native, results, _BATCH)
-            if count < 0:
-                break
-            if count == 0:
-                lib.ka_wait_producer_results(self._native, -1)
-            for result in _RESULT.iter_unpack(memory[: count * _RESULT.size]):
-                try:
-                    self._tell(*result)
-                except BaseException:
-                    _log_exception()
-        _exit.forget(self)
+    def tell(self) -> int:
+        """Tell what is there, up to a batch.
+
+        Returns
+        -------
+        int
+            How many outcomes; negative: there will be no more.
+        """
+        count = lib.ka_producer_results(self._native, self._results, _BATCH)
+        for result in _RESULT.iter_unpack(self._memory[: max(count, 0) * _RESULT.size]):
+            try:
+                self._tell(*result)
+            except BaseException:
+                _log_exception()
+        return count
 
     def _tell(self, token: int, offset: int, timestamp_ms: int, latency_s: float, code: int, partition: int) -> None:
         topic, key, value, packed_headers, callback, delivery = self._waiting[token]
@@ -326,11 +310,11 @@ class Dispatcher:
                 error,
                 latency_s,
             )
-        if _is_failure(error):
+        if is_failure(error):
             self._told_failures += 1
         try:
             if delivery is not None:
-                _complete(
+                self._complete(
                     delivery, RecordMetadata(topic, partition, offset if offset >= 0 else None, timestamp_ms), report
                 )
         finally:
@@ -339,6 +323,62 @@ class Dispatcher:
                     _call(callback, report)
             finally:  # only now: what is being told is still waited for
                 self._waiting.pop(token, None)
+
+    def _complete(self, delivery: Promise, metadata: RecordMetadata, report: DeliveryReport | None) -> None:
+        if report is None or report.error is None:
+            delivery.set_result(metadata)
+            return
+        error = errors.reworded(errors.DeliveryError, report.error, str(report.error))
+        error.failed = 1
+        error.report = report
+        delivery.set_exception(error)
+
+
+class Dispatcher(Outcomes):
+    """Tells them on a thread of its own, which starts with the first message that wants a result."""
+
+    def __init__(self, native: ffi.CData) -> None:
+        super().__init__(native)
+        self._starter = threading.Lock()  # who gets it starts the thread; nobody waits for it
+        self._thread: threading.Thread | None = None
+
+    def expect(self, waiting: Waiting) -> int:
+        if self._thread is None and self._starter.acquire(blocking=False):
+            try:
+                self._start()
+            except BaseException:
+                self._starter.release()
+                raise
+        return super().expect(waiting)
+
+    def _start(self) -> None:
+        _exit.check()
+        thread = threading.Thread(target=self._run, name="kafka_async-delivery", daemon=True)
+        self._thread = thread  # before it runs: callbacks may come while start() waits
+        try:
+            thread.start()
+        except RuntimeError:
+            self._thread = None
+            raise
+        _exit.watch(self)
+
+    def is_current(self) -> bool:
+        return self._thread is not None and self._thread.ident == threading.get_ident()
+
+    async def wait(self, deadline: Deadline, *, even_closed: bool) -> int:
+        if self._thread is None:
+            return lib.KA_OK
+        count = lib.ka_producer_announced(self._native)
+        return wait(
+            lambda timeout_us: lib.ka_wait_producer_told(self._native, count, even_closed, timeout_us), deadline
+        )
+
+    def _run(self) -> None:
+        lib.ka_thread_name(b"ka-delivery")
+        while (count := self.tell()) >= 0:
+            if count == 0:
+                lib.ka_wait_producer_results(self._native, -1)
+        _exit.forget(self)
 
     def _begin_exit(self, timeout_s: float) -> None:
         """Do nothing: its producer closes."""
@@ -349,8 +389,18 @@ class Dispatcher:
         return self.untold_failures()
 
 
-def _is_failure(error: errors.KafkaError | None) -> bool:
-    """Tell whether a message failed; a purged one did not."""
+def is_failure(error: errors.KafkaError | None) -> bool:
+    """Tell whether a message failed; a purged one did not.
+
+    Parameters
+    ----------
+    error : KafkaError or None
+        Of its outcome.
+
+    Returns
+    -------
+    bool
+    """
     return error is not None and not error.name.startswith("_PURGE")
 
 
@@ -358,16 +408,6 @@ def _call(callback: OnDelivery, report: DeliveryReport) -> None:
     if isinstance(coroutine := callback(report), CoroutineType):
         coroutine.close()
         raise TypeError(f"on_delivery {callback!r} is a coroutine function, which nothing awaits: give a plain one")
-
-
-def _complete(delivery: Delivery, metadata: RecordMetadata, report: DeliveryReport | None) -> None:
-    if report is None or report.error is None:
-        delivery.set_result(metadata)
-        return
-    error = errors.reworded(errors.DeliveryError, report.error, str(report.error))
-    error.failed = 1
-    error.report = report
-    delivery.set_exception(error)
 
 
 def _log_exception() -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from kafka_async import _log
 from kafka_async._native import ffi, lib
@@ -12,10 +11,10 @@ from kafka_async._partitions import fetch
 from kafka_async.message import TopicPartition
 
 if TYPE_CHECKING:
-    from kafka_async._wait import Deadline
-    from kafka_async.consumer import Consumer
+    from kafka_async._consumer import ConsumerCore
+    from kafka_async._wait import Deadline, Waits
 
-    Callback: TypeAlias = Callable[[Consumer, list[TopicPartition]], object]
+    Callback: TypeAlias = Callable[[Any, list[TopicPartition]], object]
 
 
 class Rebalancer:
@@ -25,18 +24,23 @@ class Rebalancer:
 
     Parameters
     ----------
+    waits : Waits
+        How to wait.
     on_assign, on_revoke, on_lost : callable or None
         As in `Consumer`.
     """
 
-    def __init__(self, on_assign: Callback | None, on_revoke: Callback | None, on_lost: Callback | None) -> None:
+    def __init__(
+        self, waits: Waits, on_assign: Callback | None, on_revoke: Callback | None, on_lost: Callback | None
+    ) -> None:
         for name, callback in (("on_assign", on_assign), ("on_revoke", on_revoke), ("on_lost", on_lost)):
             if callback is not None and not callable(callback):
                 raise TypeError(f"{name} must be callable or None, not {type(callback).__name__}")
         on_lost = on_lost or on_revoke
         self._callbacks = {lib.KA_ON_ASSIGN: on_assign, lib.KA_ON_REVOKE: on_revoke, lib.KA_ON_LOST: on_lost}
-        self._lock = threading.Lock()  # held while one runs
-        self._running_on: int | None = None
+        self._waits = waits
+        self._lock = waits.lock()  # held while one runs
+        self._runner: object = None  # who runs it
 
     def mask(self) -> int:
         """Tell which rebalances the application wants to see.
@@ -59,69 +63,71 @@ class Rebalancer:
         Raises
         ------
         RuntimeError
-            The calling thread is running a callback.
+            The caller is running a callback.
         """
-        if self._running_on == threading.get_ident():
+        if self._runner is not None and self._runner == self._waits.caller():
             raise RuntimeError(f"{what} can't be called from within a rebalance callback")
 
-    def run_due(self, consumer: Consumer) -> None:
+    async def run_due(self, consumer: ConsumerCore) -> None:
         """Run the callback that the core says is due, and let the rebalance go on.
 
         Parameters
         ----------
-        consumer : Consumer
+        consumer : ConsumerCore
             Given to the callback.
         """
         kind, partitions = _due(consumer)
         if not kind:
             return  # closed meanwhile
-        with self._lock:
-            self._complete(kind, consumer, partitions)
+        await self._lock.acquire(None)
+        try:
+            await self._complete(kind, consumer, partitions)
+        finally:
+            self._lock.release()
 
-    def give_up(self, consumer: Consumer, deadline: Deadline) -> None:
+    async def give_up(self, consumer: ConsumerCore, deadline: Deadline) -> None:
         """Run ``on_revoke`` for everything that is assigned, and ``on_lost`` for what no poll has told of.
 
         Both on the calling thread.
 
         Parameters
         ----------
-        consumer : Consumer
+        consumer : ConsumerCore
             Retired, so that nothing more of it is handed out.
         deadline : Deadline
             How long another thread's callback may still take.
         """
         if not self.mask():
             return
-        left = deadline.left()
-        if not self._lock.acquire(timeout=-1 if left is None else left):
+        if not await self._lock.acquire(deadline.left()):
             _log.logger.warning("a rebalance callback of another thread has not returned: no other is called")
             return
         try:
             kind, lost = _due(consumer)
             if kind == lib.KA_ON_LOST:
-                self._complete(kind, consumer, lost)
+                await self._complete(kind, consumer, lost)
             if self._callbacks[lib.KA_ON_REVOKE] is not None and (partitions := consumer.assignment()):
-                self._run(lib.KA_ON_REVOKE, consumer, partitions)
+                await self._run(lib.KA_ON_REVOKE, consumer, partitions)
         finally:
             self._lock.release()
 
-    def _complete(self, kind: int, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+    async def _complete(self, kind: int, consumer: ConsumerCore, partitions: list[TopicPartition]) -> None:
         try:
-            self._run(kind, consumer, partitions)
+            await self._run(kind, consumer, partitions)
         finally:
             lib.ka_consumer_rebalanced(consumer._native)
 
-    def _run(self, kind: int, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+    async def _run(self, kind: int, consumer: ConsumerCore, partitions: list[TopicPartition]) -> None:
         callback = self._callbacks[kind]
         assert callback is not None  # the core tells of these only
-        self._running_on = threading.get_ident()
+        self._runner = self._waits.caller()
         try:
-            callback(consumer, partitions)
+            await self._waits.finish(callback(consumer, partitions), f"rebalance callback {callback!r}")
         finally:
-            self._running_on = None
+            self._runner = None
 
 
-def _due(consumer: Consumer) -> tuple[int, list[TopicPartition]]:
+def _due(consumer: ConsumerCore) -> tuple[int, list[TopicPartition]]:
     """Tell which callback is due, 0 for none, and for which partitions."""
     kind = ffi.new("int32_t *")
     found = fetch(lambda out, size: lib.ka_consumer_rebalance(consumer._native, kind, out, size))

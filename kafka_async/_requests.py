@@ -11,7 +11,7 @@ from typing import TypeAlias
 from kafka_async import errors
 from kafka_async._native import ffi, lib
 from kafka_async._partitions import fetch, from_native
-from kafka_async._wait import Deadline, await_answer, owned
+from kafka_async._wait import BLOCKING, Deadline, Waits, await_answer, owned, run
 from kafka_async.message import TopicPartition
 
 _TEXTS = {
@@ -91,11 +91,13 @@ def _command_error(command: ffi.CData, error: ffi.CData) -> errors.ConsumerError
     return _placed(failure, at)
 
 
-def settle(command: ffi.CData, timeout: float | None, deadline: Deadline | None = None) -> None:
+async def settle(waits: Waits, command: ffi.CData, timeout: float | None, deadline: Deadline | None = None) -> None:
     """Wait for the answer to a command, which goes on without a listener when the time is over.
 
     Parameters
     ----------
+    waits : Waits
+        How to wait.
     command : ka_command *
         Owned by the caller.
     timeout : float or None
@@ -111,7 +113,7 @@ def settle(command: ffi.CData, timeout: float | None, deadline: Deadline | None 
         The consumer is stopped, or belongs to the parent process.
     """
     error = ffi.new("ka_error *")
-    status = await_answer(command, deadline or timeout, error)
+    status = await await_answer(waits, command, deadline or timeout, error)
     if status == lib.KA_TIMEOUT:
         raise errors.ConsumerError(
             f"no answer within {timeout:g} s: Kafka is not there or slow, or the group rebalances",
@@ -125,11 +127,15 @@ def settle(command: ffi.CData, timeout: float | None, deadline: Deadline | None 
         raise state_error(status)
 
 
-def result(command: ffi.CData, timeout: float | None, deadline: Deadline | None = None) -> list[TopicPartition]:
+async def result(
+    waits: Waits, command: ffi.CData, timeout: float | None, deadline: Deadline | None = None
+) -> list[TopicPartition]:
     """Wait for the partitions that answer a command; see `settle`.
 
     Parameters
     ----------
+    waits : Waits
+        How to wait.
     command : ka_command *
         Is released here.
     timeout : float or None
@@ -142,7 +148,7 @@ def result(command: ffi.CData, timeout: float | None, deadline: Deadline | None 
     list of TopicPartition
     """
     command = owned(command)
-    settle(command, timeout, deadline)
+    await settle(waits, command, timeout, deadline)
     return _answer(command)[0]
 
 
@@ -195,7 +201,7 @@ def _complete(pending: queue.SimpleQueue[_Pending | None]) -> None:
     while (item := pending.get()) is not None:
         future, command, timeout, deadline = item
         try:
-            future.set_result(result(command, timeout, deadline))
+            future.set_result(run(result(BLOCKING, command, timeout, deadline)))
         except Exception as error:
             future.set_exception(error)
         del item, future, command  # until the next one comes, nobody holds them

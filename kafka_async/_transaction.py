@@ -8,20 +8,22 @@ from typing import TYPE_CHECKING
 from kafka_async import errors
 from kafka_async._native import ffi, lib
 from kafka_async._refusal import state_error
-from kafka_async._wait import Deadline, answer, micros
+from kafka_async._wait import Deadline, Waits, answer, micros
 from kafka_async.message import TopicPartition, check_partition
 
 if TYPE_CHECKING:
-    from kafka_async.consumer import Consumer
+    from kafka_async._consumer import ConsumerCore
 
 _ANSWER_S = 0.5  # librdkafka keeps to the time itself; this is for its own answer
 
 
-def transact(native: ffi.CData, what: int, name: str, timeout: float | None) -> None:
+async def transact(waits: Waits, native: ffi.CData, what: int, name: str, timeout: float | None) -> None:
     """Have the core do a step.
 
     Parameters
     ----------
+    waits : Waits
+        How to wait.
     native : ka_producer *
         The producer.
     what : int
@@ -37,20 +39,26 @@ def transact(native: ffi.CData, what: int, name: str, timeout: float | None) -> 
         As the method documents.
     """
     _check_transactional(native, name)
-    _finish(name, lib.ka_producer_transact(native, what, micros(timeout)), timeout)
+    await _finish(waits, name, lib.ka_producer_transact(native, what, micros(timeout)), timeout)
     lib.ka_producer_step_told(native)
 
 
-def send_offsets(
-    native: ffi.CData, consumer: Consumer, offsets: Iterable[TopicPartition] | None, timeout: float | None
+async def send_offsets(
+    waits: Waits,
+    native: ffi.CData,
+    consumer: ConsumerCore,
+    offsets: Iterable[TopicPartition] | None,
+    timeout: float | None,
 ) -> None:
     """Make a consumer's progress part of the transaction.
 
     Parameters
     ----------
+    waits : Waits
+        How to wait.
     native : ka_producer *
         The producer.
-    consumer : Consumer
+    consumer : ConsumerCore
         Whose progress.
     offsets : iterable of TopicPartition or None
         None: the positions of all that it has handed out.
@@ -68,7 +76,7 @@ def send_offsets(
     if offsets is None:
         offsets = [item for item in consumer.assignment() if item.offset is not None]
     items = [_progress(item) for item in offsets]
-    group = consumer._group_for(timeout)
+    group = await consumer._group_for(timeout)
     if not items:
         return
     names = [ffi.new("char[]", item.topic.encode()) for item in items]
@@ -76,7 +84,7 @@ def send_offsets(
         "ka_partition[]", [(name, item.partition, 0, item.offset) for name, item in zip(names, items, strict=True)]
     )
     left = deadline.left()
-    _finish(name, lib.ka_producer_send_offsets(native, group, array, len(items), micros(left)), left)
+    await _finish(waits, name, lib.ka_producer_send_offsets(native, group, array, len(items), micros(left)), left)
 
 
 def _check_transactional(native: ffi.CData, name: str) -> None:
@@ -88,10 +96,10 @@ def _check_transactional(native: ffi.CData, name: str) -> None:
         )
 
 
-def _finish(name: str, command: ffi.CData, timeout: float | None) -> None:
+async def _finish(waits: Waits, name: str, command: ffi.CData, timeout: float | None) -> None:
     """Wait for the answer and raise what it says."""
     error = ffi.new("ka_error *")
-    status, _ = answer(command, None if timeout is None else timeout + _ANSWER_S, error)
+    status, _ = await answer(waits, command, None if timeout is None else timeout + _ANSWER_S, error)
     if status == lib.KA_OK:
         return
     if status == lib.KA_TIMEOUT:

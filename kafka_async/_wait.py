@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from types import CoroutineType
+from typing import Any, Protocol, TypeVar
 
 from kafka_async._native import ffi, lib
 
@@ -13,6 +15,7 @@ from kafka_async._native import ffi, lib
 # the kernel gave to another thread, does not; the main thread, which runs the handlers, therefore
 # comes back this often.
 _SLICE_S = 0.004
+Result = TypeVar("Result")
 _LONG_S = 1e9  # 30 years: what is longer would overflow
 
 
@@ -143,11 +146,125 @@ def owned(command: ffi.CData) -> ffi.CData:
     return ffi.gc(command, lib.ka_command_release)
 
 
-def await_answer(command: ffi.CData, timeout: Deadline | float | None, error: ffi.CData) -> int:
+class Waits(Protocol):
+    """How the core's coroutines wait: on the calling thread, or on an event loop."""
+
+    async def until(
+        self, block: Callable[[int], int], look: Callable[[], int], timeout: Deadline | float | None
+    ) -> int:
+        """Wait for something native, by one of its two calls.
+
+        Parameters
+        ----------
+        block : callable
+            ka_wait_*: takes microseconds, and waits with the GIL released.
+        look : callable
+            ka_try_*: looks once.
+        timeout : Deadline, float or None
+            As for `wait`.
+
+        Returns
+        -------
+        int
+            The answer, or KA_TIMEOUT.
+        """
+
+    def listen(self, command: ffi.CData) -> None:
+        """Take note of a command whose answer is waited for from now on."""
+
+    def caller(self) -> object:
+        """Tell who is calling: the thread, or the task."""
+
+    def lock(self) -> Lock:
+        """Make a lock that a caller holds while it waits for other things."""
+
+    async def finish(self, outcome: object, what: str) -> None:
+        """See to the end of what a callback returned, in case that is a coroutine.
+
+        Parameters
+        ----------
+        outcome : object
+            What it returned.
+        what : str
+            The callback, for errors.
+        """
+
+
+class Lock(Protocol):
+    """What `Waits.lock` makes."""
+
+    async def acquire(self, timeout: float | None) -> bool:
+        """Wait for it so many seconds, None: without limit. Returns whether it was acquired."""
+
+    def release(self) -> None:
+        """Let the next one have it."""
+
+
+class _ThreadLock:
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    async def acquire(self, timeout: float | None) -> bool:
+        return self._lock.acquire(timeout=-1 if timeout is None else timeout)
+
+    def release(self) -> None:
+        self._lock.release()
+
+
+class _Blocking:
+    async def until(
+        self,
+        block: Callable[[int], int],
+        look: Callable[[], int],  # noqa: ARG002 - for event loops
+        timeout: Deadline | float | None,
+    ) -> int:
+        return wait(block, timeout)
+
+    def listen(self, command: ffi.CData) -> None: ...
+
+    def caller(self) -> object:
+        return threading.get_ident()
+
+    def lock(self) -> Lock:
+        return _ThreadLock()
+
+    async def finish(self, outcome: object, what: str) -> None:
+        if isinstance(outcome, CoroutineType):
+            outcome.close()
+            raise TypeError(f"{what} is a coroutine function, which nothing awaits here: give a plain one")
+
+
+BLOCKING: Waits = _Blocking()
+
+
+def run(steps: Coroutine[Any, Any, Result]) -> Result:
+    """Run a coroutine that waits by `BLOCKING` alone, so that it never hands control back before its end.
+
+    Parameters
+    ----------
+    steps : coroutine
+        Of the core.
+
+    Returns
+    -------
+    object
+        What it returns.
+    """
+    try:
+        steps.send(None)
+    except StopIteration as end:
+        result: Result = end.value
+        return result
+    raise AssertionError("it waited for an event loop")
+
+
+async def await_answer(waits: Waits, command: ffi.CData, timeout: Deadline | float | None, error: ffi.CData) -> int:
     """Wait for the answer to a command.
 
     Parameters
     ----------
+    waits : Waits
+        How.
     command : ka_command *
         Owned by the caller.
     timeout : Deadline, float or None
@@ -160,14 +277,21 @@ def await_answer(command: ffi.CData, timeout: Deadline | float | None, error: ff
     int
         The status.
     """
-    return wait(lambda timeout_us: lib.ka_wait_command(command, timeout_us, error), timeout)
+    waits.listen(command)
+    return await waits.until(
+        lambda timeout_us: lib.ka_wait_command(command, timeout_us, error),
+        lambda: lib.ka_try_command(command, error),
+        timeout,
+    )
 
 
-def answer(command: ffi.CData, timeout: float | None, error: ffi.CData) -> tuple[int, int]:
+async def answer(waits: Waits, command: ffi.CData, timeout: float | None, error: ffi.CData) -> tuple[int, int]:
     """Wait for the answer to a command, which goes on without a listener when the time is over.
 
     Parameters
     ----------
+    waits : Waits
+        How.
     command : ka_command *
         Is released here.
     timeout : float or None
@@ -186,5 +310,5 @@ def answer(command: ffi.CData, timeout: float | None, error: ffi.CData) -> tuple
         There is no command.
     """
     command = owned(command)
-    status = await_answer(command, timeout, error)
+    status = await await_answer(waits, command, timeout, error)
     return status, lib.ka_command_value(command) if status == lib.KA_OK else 0

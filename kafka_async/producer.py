@@ -2,40 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
-from kafka_async import _exit, _log, _payload, errors
-from kafka_async._batch import Batch
-from kafka_async._delivery import Delivery, Dispatcher, Unread, Waiting
-from kafka_async._failures import Failures
-from kafka_async._idle import Idle, native_idle
-from kafka_async._native import ffi, lib
-from kafka_async._refusal import Limits, no_topic, state_error
-from kafka_async._transaction import send_offsets, transact
-from kafka_async._wait import Deadline, answer, check_timeout, micros, owned, wait
-from kafka_async.config import Config, Value, config_error, native_error
-from kafka_async.message import (
-    DeliveryReport,
-    Record,
-    TopicPartition,
-    check_topic,
-    pack_headers,
-)
-from kafka_async.metrics import ProducerMetrics, latency_summary
+from kafka_async._delivery import Delivery, Dispatcher
+from kafka_async._native import lib
+from kafka_async._producer import OPEN_LIMIT_S, ProducerCore
+from kafka_async._transaction import send_offsets
+from kafka_async._wait import BLOCKING, check_timeout, run
+from kafka_async.message import Record, TopicPartition
 
 if TYPE_CHECKING:
     from typing_extensions import TypedDict, Unpack
 
     from kafka_async._delivery import OnDelivery
+    from kafka_async._idle import Idle
+    from kafka_async._producer import Partitioner
+    from kafka_async.config import Value
     from kafka_async.consumer import Consumer
     from kafka_async.message import Headers, Payload
-
-    Partitioner = Callable[[str, Payload, Payload, int], int]
-    # Of ka_producer_send_record(), all but the token.
-    _Record = tuple[ffi.CData, int, int, int, ffi.CData | bytes, int, ffi.CData | bytes, int, bytes, int]
 
     class SendOptions(TypedDict, total=False):
         """The keyword arguments of `Producer.send`."""
@@ -48,19 +35,9 @@ if TYPE_CHECKING:
 
 
 _send = lib.ka_producer_send
-_send_record = lib.ka_producer_send_record
-_NO_TOPIC = -1
-_PURGE_LIMIT_S = 1.0
-_OPEN_LIMIT_S = 5.0
-_POLICIES = {
-    "raise": lib.KA_REFUSE,
-    "block": lib.KA_REFUSE,
-    "drop_new": lib.KA_DROP_NEW,
-    "drop_old": lib.KA_DROP_OLD,
-}
 
 
-class Producer:
+class Producer(ProducerCore):
     """Sends messages through a native queue and worker.
 
     ``send`` copies a message into the queue and returns; a native thread that never needs the GIL does
@@ -136,72 +113,22 @@ class Producer:
         cpu: int | None = None,
         log: bool = True,
     ) -> None:
-        if not isinstance(on_full, str) or on_full not in _POLICIES:
-            raise ValueError(f"on_full must be one of {', '.join(map(repr, _POLICIES))}, not {on_full!r}")
-        if partitioner is not None and not callable(partitioner):
-            raise TypeError(f"partitioner must be callable, not {type(partitioner).__name__}")
-        _check_range("queue_messages", queue_messages, 10_000_000)
-        _check_range("queue_bytes", queue_bytes, 2**38 - 1)
-        idling = native_idle(idle, cpu)
-        conf = Config(lib.KA_PRODUCER, bootstrap_servers, config, {})
-        if on_full.startswith("drop") and conf.get("transactional.id"):
-            raise config_error(
-                "transactional.id",
-                f"config: 'transactional.id' and on_full={on_full!r} exclude each other, since a transaction that "
-                "lacks messages must not be committed: use 'raise' or 'block'",
-            )
-        message_timeout_ms = conf.number("message.timeout.ms", 300_000)
-        block_timeout = check_timeout(block_timeout, "block_timeout")
-        if block_timeout is None and message_timeout_ms > 0:
-            block_timeout = message_timeout_ms / 1000
-        max_message = conf.number("message.max.bytes", 1_000_000)
-        self._limits = Limits(queue_messages, queue_bytes, max_message, on_full, block_timeout)
-        self._partitioner = partitioner
-        self._counting: dict[int, ffi.CData] = {}  # topics whose partitions are being counted
-        self._stopped = False  # and the caller was told of what was lost
-        self._topics: dict[str, int] = {}
-        if topic is not None:
-            check_topic(topic)
-        _exit.check()
-        if log:
-            _log.start()
-        error = ffi.new("ka_error *")
-        # With a partitioner, the core's short send has no topic, and refuses.
-        name = ffi.NULL if topic is None or partitioner is not None else ffi.new("char[]", topic.encode())
-        options = ffi.new(
-            "ka_producer_options *",
-            {
-                "queue_messages": queue_messages,
-                "queue_bytes": queue_bytes,
-                "log": bool(log),
-                "on_full": _POLICIES[on_full],
-                "count_partitions": partitioner is not None,
-                "topic": name,
-            },
+        super().__init__(
+            bootstrap_servers,
+            topic,
+            config=config,
+            queue_messages=queue_messages,
+            queue_bytes=queue_bytes,
+            on_full=on_full,
+            block_timeout=block_timeout,
+            partitioner=partitioner,
+            idle=idle,
+            cpu=cpu,
+            log=log,
+            waits=BLOCKING,
+            teller=Dispatcher,
         )
-        options.idle, options.bound, options.cpu = idling
-        native = lib.ka_wait_producer_open(conf.native, options, error)
-        if not native:
-            raise native_error(error)
-        conf.taken()
-        self._native = ffi.gc(native, lib.ka_producer_release)
-        self._dispatcher = Dispatcher(native)
-        self._unread = Unread()
-        self._failures = Failures(self._native, self._unread)
-        self._topic = topic
-        self._default_topic = _NO_TOPIC if topic is None else self._topic_number(topic)
-        _exit.watch(self)
-        if partitioner is not None:
-            self._default_topic_counted(topic)
-
-    def _default_topic_counted(self, topic: str | None) -> None:
-        """Let the first message find its partitions; a cluster that is away shows in `send`."""
-        if topic is None:
-            return
-        try:
-            self.partitions(topic, timeout=_OPEN_LIMIT_S)
-        except errors.KafkaError as error:
-            _log.logger.warning("the partitions of topic %s are not known yet: %s", topic, error)
+        run(self._count_default_topic())
 
     def send(
         self,
@@ -258,7 +185,8 @@ class Producer:
         # keyword-only parameters would be looked up one by one, a tenth of the whole call.
         if value.__class__ is bytes and key is None and not options and _send(self._native, value, len(value)) >= 0:
             return
-        self._send_record(value, key, **options)
+        if blocked := self._send_record(value, key, **options):
+            run(self._unblock(blocked))
 
     def submit(
         self,
@@ -278,107 +206,9 @@ class Producer:
             QueueFull.
         """
         delivery = Delivery(self._unread)
-        self._send_record(value, key, delivery, **options)
+        if blocked := self._send_record(value, key, delivery, **options):
+            run(self._unblock(blocked))
         return delivery
-
-    def _send_record(
-        self,
-        value: Payload,
-        key: Payload,
-        delivery: Delivery | None = None,
-        *,
-        topic: str | None = None,
-        partition: int | None = None,
-        timestamp_ms: int | None = None,
-        headers: Headers | None = None,
-        on_delivery: OnDelivery | None = None,
-    ) -> None:
-        number = self._default_topic if topic is None else self._topic_number(topic)
-        if number == _NO_TOPIC:
-            raise no_topic()
-        # bytes, the common case, need no call.
-        value_at, value_len = (value, len(value)) if value.__class__ is bytes else _payload.cross("value", value)
-        key_at, key_len = (ffi.NULL, 0) if key is None else _payload.cross("key", key)
-        packed = pack_headers(headers) if headers else b""
-        if partition is not None:
-            partition = _payload.integer("partition", partition, 2**31 - 1)
-        elif self._partitioner is not None:
-            partition = self._choose(topic or self._topic, number, key, value)
-        if timestamp_ms is not None:
-            timestamp_ms = _payload.integer("timestamp_ms", timestamp_ms, 2**63 - 1, least=1)
-        record = (
-            self._native,
-            number,
-            -1 if partition is None else partition,  # KA_PARTITION_ANY
-            -1 if timestamp_ms is None else timestamp_ms,
-            value_at,
-            value_len,
-            key_at,
-            key_len,
-            packed,
-            len(packed),
-        )
-        if delivery is None and on_delivery is None:
-            status = _send_record(*record, 0)
-            if status != lib.KA_OK:
-                status = self._retry(status, record, 0)
-        else:
-            status = self._send_expecting(record, topic or self._topic or "", key, value, on_delivery, delivery)
-        if status < 0:
-            raise self._refusal(status, (value_len, key_len, len(packed)))
-
-    def _send_expecting(
-        self,
-        record: _Record,
-        topic: str,
-        key: Payload,
-        value: Payload,
-        on_delivery: OnDelivery | None,
-        delivery: Delivery | None,
-    ) -> int:
-        """Send a message whose outcome somebody waits for."""
-        if on_delivery is not None and not callable(on_delivery):
-            raise TypeError(f"on_delivery must be callable, not {type(on_delivery).__name__}")
-        if self._stopped:
-            raise state_error(lib.KA_CLOSED)
-        packed = record[8]
-        token = self._dispatcher.expect(
-            Waiting(topic, _payload.kept(key), _payload.kept(value), packed, on_delivery, delivery)
-        )
-        # An exception of a signal handler may come after the core has accepted, before its answer is seen here:
-        # so no `finally` forgets the token, only an answer that says no.
-        status = _send_record(*record, token)
-        if status != lib.KA_OK:
-            status = self._retry(status, record, token)
-        if status != lib.KA_OK:
-            self._dispatcher.forget(token)
-        if status == lib.KA_DROPPED and delivery is not None:
-            delivery.set_exception(self._refusal(lib.KA_FULL, (record[5], record[7], len(packed))))
-        return status
-
-    def _retry(self, status: int, record: _Record, token: int) -> int:
-        """Wait for room, if that is what the message needs and the policy says."""
-        if status != lib.KA_FULL or not self._may_block():
-            return status
-        deadline = Deadline(self._limits.block_timeout)
-        size = record[5] + record[7] + record[9]
-        while status == lib.KA_FULL:  # another thread may take the room that was waited for
-            try:
-                status = self._wait_room(size, token != 0, deadline)
-            except BaseException:
-                self._dispatcher.forget(token)
-                raise
-            if status != lib.KA_OK:
-                return status
-            status = _send_record(*record, token)
-        return status
-
-    def _may_block(self) -> bool:
-        return self._limits.on_full == "block" and not self._dispatcher.is_current()
-
-    def _wait_room(self, size: int, result: bool, deadline: Deadline) -> int:
-        status = wait(lambda timeout_us: lib.ka_wait_producer_room(self._native, size, result, timeout_us), deadline)
-        return lib.KA_FULL if status == lib.KA_TIMEOUT else status
 
     def send_many(self, values_or_records: Iterable[Payload | Record], *, topic: str | None = None) -> int:
         """Accept many messages by one native call, and return how many.
@@ -412,48 +242,7 @@ class Producer:
         TransactionError, ClosedError, ForkedError
             As `send`; ``accepted`` tells how many were accepted before.
         """
-        number = self._default_topic if topic is None else self._topic_number(topic)
-        if number == _NO_TOPIC:
-            raise no_topic()
-        if isinstance(values_or_records, (str, bytes, bytearray, memoryview, Record)):
-            raise TypeError(
-                f"send_many takes an iterable of values or records, not one {type(values_or_records).__name__}"
-            )
-        items = values_or_records if isinstance(values_or_records, (list, tuple)) else list(values_or_records)
-        choose = None
-        if self._partitioner is not None:
-            name = topic or self._topic
-            choose = lambda key, value: self._choose(name, number, key, value)  # noqa: E731
-        batch = Batch(items, choose)
-        status = batch.send(self._native, number)
-        while status == lib.KA_FULL and self._may_block():
-            deadline = Deadline(self._limits.block_timeout)
-            blocked = batch.next_item
-            while status == lib.KA_FULL and batch.next_item == blocked:
-                status = self._wait_room(sum(batch.sizes(blocked)), False, deadline)
-                if status != lib.KA_OK:
-                    raise self._batch_error(batch, status)
-                status = batch.send(self._native, number)
-        refused = batch.refused()
-        if status != lib.KA_OK or refused:
-            raise self._batch_error(batch, status if status != lib.KA_OK else refused[0][1])
-        return batch.accepted
-
-    def _batch_error(self, batch: Batch, status: int) -> Exception:
-        refused: list[tuple[int, errors.KafkaError]] = []
-        for index, code in batch.refused():
-            error = self._refusal(code, batch.sizes(index))
-            if isinstance(error, errors.KafkaError):
-                refused.append((index, error))
-        sizes = batch.sizes(min(batch.next_item, batch.count - 1)) if batch.count else (0, 0, 0)
-        error = refused[0][1] if status == lib.KA_TOO_LARGE else self._refusal(status, sizes)
-        if isinstance(error, (errors.QueueFull, errors.MessageTooLarge)):
-            if status == lib.KA_FULL:
-                refused += [(index, error) for index in range(batch.next_item, batch.count)]
-            error.errors = refused
-        if isinstance(error, (errors.QueueFull, errors.MessageTooLarge, errors.ClosedError, errors.TransactionError)):
-            error.accepted = batch.accepted
-        return error
+        return run(self._send_many(values_or_records, topic))
 
     def partitions(self, topic: str, timeout: float | None = 5.0) -> int:
         """Ask the cluster for a topic's number of partitions.
@@ -483,7 +272,7 @@ class Producer:
         -----
         ``rd_kafka_metadata``, on a native control thread.
         """
-        return self._ask_partitions(topic, check_timeout(timeout), connect=False)
+        return run(self._ask_partitions(topic, check_timeout(timeout), connect=False))
 
     def warm_up(self, *topics: str, timeout: float | None = 5.0) -> None:
         """Connect to the leaders of topics, so that the first message is as fast as the thousandth.
@@ -511,58 +300,7 @@ class Producer:
         ``rd_kafka_metadata``, and ``rd_kafka_query_watermark_offsets`` for one partition of each leader, which
         opens the connection that messages will use.
         """
-        timeout = check_timeout(timeout)
-        if not topics and self._topic is None:
-            raise ValueError("no topic: give one to warm_up() or to Producer()")
-        deadline = Deadline(timeout)
-        for topic in topics or (self._topic,):
-            self._ask_partitions(topic or "", deadline.left(), connect=True)
-
-    def _ask_partitions(self, topic: str, timeout: float | None, *, connect: bool) -> int:
-        error = ffi.new("ka_error *")
-        command = lib.ka_producer_partitions(self._native, self._topic_number(topic), connect, micros(timeout))
-        status, count = answer(command, timeout, error)
-        if status in (lib.KA_FAILED, lib.KA_TIMEOUT):
-            cause = errors.from_native(errors.KafkaError, error)
-            if status == lib.KA_TIMEOUT or cause.name == "_TIMED_OUT":
-                raise errors.KafkaError(
-                    f"topic {topic!r}: the cluster did not answer within {timeout:g} s: is it reachable?",
-                    code=-185,
-                    name="_TIMED_OUT",
-                    retriable=True,
-                )
-            raise errors.reworded(errors.KafkaError, cause, f"topic {topic!r}: {cause}")
-        if status != lib.KA_OK:
-            raise state_error(status)
-        return count
-
-    def _choose(self, topic: str | None, number: int, key: Payload, value: Payload) -> int:
-        """Let the application's partitioner choose."""
-        assert self._partitioner is not None
-        assert topic is not None
-        count = lib.ka_producer_partition_count(self._native, number)
-        if count <= 0:
-            self._count_in_background(number)
-            raise errors.KafkaError(
-                f"the number of partitions of topic {topic!r} is not known yet: call warm_up({topic!r}) first, "
-                "or send again later",
-                code=-191,
-                name="_WAIT_CACHE",
-                retriable=True,
-            )
-        partition = _payload.integer("the partitioner's choice", self._partitioner(topic, key, value, count), 2**31 - 1)
-        if partition >= count:
-            raise ValueError(
-                f"the partitioner's choice must be below {count}, the number of partitions, not {partition}"
-            )
-        return partition
-
-    def _count_in_background(self, number: int) -> None:
-        error = ffi.new("ka_error *")
-        command = self._counting.get(number)
-        if command is not None and lib.ka_wait_command(command, 0, error) == lib.KA_TIMEOUT:
-            return
-        self._counting[number] = owned(lib.ka_producer_partitions(self._native, number, False, micros(_OPEN_LIMIT_S)))
+        run(self._warm_up(topics, timeout))
 
     def flush(self, timeout: float | None = 5.0) -> None:
         """Wait until everything accepted before the call has its outcome, ignoring ``linger.ms``.
@@ -590,23 +328,7 @@ class Producer:
         -----
         Overriding linger is librdkafka's ``rd_kafka_flush``, run on a native control thread.
         """
-        timeout = check_timeout(timeout)
-        if self._dispatcher.is_current():
-            raise RuntimeError("flush() inside of a delivery callback would wait for that callback itself")
-        deadline = Deadline(timeout)
-        status = ticket = lib.ka_producer_flush(self._native)
-        if ticket > 0:
-            status = wait(lambda timeout_us: lib.ka_wait_producer_flush(self._native, ticket, timeout_us), deadline)
-        if status == lib.KA_OK:
-            status = self._dispatcher.wait(deadline, even_closed=False)
-        if status == lib.KA_TIMEOUT:
-            outstanding = max(self.metrics().outstanding, self._dispatcher.pending())
-            if outstanding:
-                raise self._flush_timeout(outstanding, "still queued; flush() again to go on waiting")
-            status = lib.KA_OK  # the last outcome came as the time was over
-        if status < 0:
-            raise state_error(status)
-        self._failures.raise_untold()
+        run(self._flush(timeout))
 
     def purge(self, *, in_flight: bool = False) -> int:
         """Throw away the messages that have not been sent yet.
@@ -635,14 +357,7 @@ class Producer:
         -----
         ``rd_kafka_purge``, on a native control thread.
         """
-        before = self.metrics().purged
-        command = lib.ka_producer_purge(self._native, bool(in_flight))
-        status, purged = answer(command, _PURGE_LIMIT_S, ffi.new("ka_error *"))
-        if status == lib.KA_TIMEOUT:
-            return self.metrics().purged - before
-        if status != lib.KA_OK:
-            raise state_error(status)
-        return purged
+        return run(self._purge(in_flight))
 
     def init_transactions(self, timeout: float | None = 30.0) -> None:
         """Get ready for transactions: fences older producers of the same ``transactional.id``.
@@ -665,7 +380,7 @@ class Producer:
         -----
         ``rd_kafka_init_transactions``, on a native control thread.
         """
-        transact(self._native, lib.KA_INIT, "init_transactions", check_timeout(timeout))
+        run(self._transact(lib.KA_INIT, "init_transactions", timeout))
 
     def begin_transaction(self) -> None:
         """Begin a transaction: all that is sent from now on belongs to it.
@@ -683,7 +398,7 @@ class Producer:
         -----
         ``rd_kafka_begin_transaction``, on a native control thread.
         """
-        transact(self._native, lib.KA_BEGIN, "begin_transaction", _OPEN_LIMIT_S)
+        run(self._transact(lib.KA_BEGIN, "begin_transaction", OPEN_LIMIT_S))
 
     def commit_transaction(self, timeout: float | None = 30.0) -> None:
         """Deliver everything that was sent in the transaction, and make it visible at once.
@@ -711,7 +426,7 @@ class Producer:
         -----
         ``rd_kafka_commit_transaction``, on a native control thread.
         """
-        transact(self._native, lib.KA_COMMIT, "commit_transaction", check_timeout(timeout))
+        run(self._transact(lib.KA_COMMIT, "commit_transaction", timeout))
 
     def abort_transaction(self, timeout: float | None = 30.0) -> None:
         """Take back everything that was sent in the transaction.
@@ -735,8 +450,7 @@ class Producer:
         -----
         ``rd_kafka_abort_transaction``, on a native control thread.
         """
-        transact(self._native, lib.KA_ABORT, "abort_transaction", check_timeout(timeout))
-        self._failures.tell()
+        run(self._transact(lib.KA_ABORT, "abort_transaction", timeout))
 
     def send_offsets_to_transaction(
         self, consumer: Consumer, offsets: Iterable[TopicPartition] | None = None, timeout: float | None = 5.0
@@ -774,7 +488,7 @@ class Producer:
         -----
         ``rd_kafka_send_offsets_to_transaction``, on a native control thread.
         """
-        send_offsets(self._native, consumer, offsets, check_timeout(timeout))
+        run(send_offsets(self._waits, self._native, consumer, offsets, check_timeout(timeout)))
 
     @contextmanager
     def transaction(self, *, timeout: float | None = 30.0) -> Iterator[None]:
@@ -793,25 +507,14 @@ class Producer:
         TransactionError
             The transaction could not begin or be committed; one that required an abort is aborted.
         """
-        self.begin_transaction()
+        steps = self._transaction(timeout)
+        run(steps.__aenter__())
         try:
             yield
-        except BaseException:
-            self._abort_quietly(timeout)
+        except BaseException as error:
+            run(steps.__aexit__(type(error), error, error.__traceback__))
             raise
-        try:
-            self.commit_transaction(timeout)
-        except errors.TransactionError as error:
-            if error.requires_abort:
-                self._abort_quietly(timeout)
-            raise
-
-    def _abort_quietly(self, timeout: float | None) -> None:
-        """Abort because of an error that matters more than one of the abort."""
-        try:
-            self.abort_transaction(timeout)
-        except errors.KafkaError as error:
-            _log.logger.error("a transaction that failed could not be aborted either: %s", error)
+        run(steps.__aexit__(None, None, None))
 
     def stop(self, timeout: float | None = 5.0) -> None:
         """Refuse new messages, wait for the outcome of all others, and close.
@@ -843,90 +546,7 @@ class Producer:
         -----
         What librdkafka still has to do to end its threads goes on in the background.
         """
-        timeout = check_timeout(timeout)
-        if self._stopped or lib.ka_producer_close(self._native, micros(timeout)) == lib.KA_FORKED:
-            return
-        # The core keeps to the timeout itself; the limit here is for purging that takes long.
-        deadline = Deadline(None if timeout is None else timeout + _PURGE_LIMIT_S)
-        lost = wait(lambda timeout_us: lib.ka_wait_producer_closed(self._native, timeout_us), deadline)
-        told = lib.KA_OK
-        if lost >= 0 and not self._dispatcher.is_current():
-            told = self._dispatcher.wait(deadline, even_closed=True)
-        if self._stopped:  # by another thread, which tells
-            return
-        self._stopped = self._unread.stopped = True
-        _exit.forget(self)
-        if lost < 0:
-            error: errors.KafkaError = self._flush_timeout(self.metrics().outstanding, "being purged in the background")
-        elif lost and lib.ka_producer_transaction(self._native) in (lib.KA_TXN_OPEN, lib.KA_TXN_UNKNOWN):
-            error = self._stopped_within(lost)
-        elif lost:
-            error = self._flush_timeout(lost, "purged")
-        elif told != lib.KA_OK:
-            error = self._flush_timeout(self._dispatcher.pending(), "their callbacks go on in the background")
-        else:
-            self._failures.raise_untold()
-            return
-        self._failures.tell()  # by this error
-        raise error
-
-    def _stopped_within(self, messages: int) -> errors.TransactionError:
-        if lib.ka_producer_transaction(self._native) == lib.KA_TXN_OPEN:
-            text = f"stopped within a transaction: its {messages} messages are aborted"
-        else:
-            text = (
-                f"a transaction of {messages} messages was being ended and did not end in time: whether it was "
-                "committed is not known; the next init_transactions() of this transactional.id finishes it"
-            )
-        return errors.TransactionError(text, name="_STATE", code=-172)
-
-    def failures(self) -> list[DeliveryReport]:
-        """Take the messages that failed, oldest first, payload included.
-
-        Never blocks. At most 1,000 messages or 4 MiB are kept between two calls; ``metrics().failed``
-        counts all. What is returned counts as told; failures that were not kept are still raised by
-        ``flush`` and ``stop``. Messages whose future or callback told of their failure are not repeated here.
-
-        Returns
-        -------
-        list of DeliveryReport
-
-        Raises
-        ------
-        ForkedError
-            The producer belongs to the parent process.
-        """
-        return self._failures.fetch()
-
-    def metrics(self) -> ProducerMetrics:
-        """Take one consistent snapshot of counters and latencies.
-
-        Never blocks. Valid after ``stop`` too.
-
-        Returns
-        -------
-        ProducerMetrics
-
-        Raises
-        ------
-        ForkedError
-            The producer belongs to the parent process.
-        """
-        stats = ffi.new("ka_producer_stats *")
-        status = lib.ka_producer_metrics(self._native, stats)
-        if status != lib.KA_OK:
-            raise state_error(status)
-        return ProducerMetrics(
-            stats.accepted,
-            stats.delivered,
-            stats.failed,
-            stats.purged,
-            stats.dropped,
-            stats.outstanding,
-            stats.outstanding_bytes,
-            latency_summary(stats.send),
-            latency_summary(stats.ack),
-        )
+        run(self._stop(timeout))
 
     def __enter__(self) -> Producer:
         """Use it as a context manager, which stops it at the end."""
@@ -936,55 +556,4 @@ class Producer:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Stop. When the block ends by an exception that one is kept, and what was lost is told at exit."""
-        try:
-            self.stop()
-        except (errors.FlushTimeout, errors.DeliveryError, errors.TransactionError) as trouble:
-            if error is None:
-                raise
-            _log.logger.error("the producer stopped because of an exception, and: %s", trouble)
-            _exit.lose(getattr(trouble, "failed", 0) + getattr(trouble, "outstanding", 0))
-
-    def _topic_number(self, topic: str) -> int:
-        number = self._topics.get(topic)
-        if number is None:
-            check_topic(topic)
-            number = lib.ka_producer_topic(self._native, topic.encode())
-            if number < 0:
-                raise state_error(number)
-            self._topics[topic] = number
-        return number
-
-    def _refusal(self, status: int, sizes: tuple[int, int, int]) -> Exception:
-        return self._limits.refusal(
-            status,
-            sizes,
-            in_callback=self._dispatcher.is_current(),
-            transaction=lib.ka_producer_transaction(self._native),
-        )
-
-    def _flush_timeout(self, outstanding: int, what: str) -> errors.FlushTimeout:
-        error = errors.FlushTimeout(
-            f"{outstanding} messages had no outcome when the time was over: {what}",
-            code=-185,
-            name="_TIMED_OUT",
-            retriable=True,
-        )
-        error.outstanding = outstanding
-        error.failed = self._failures.untold() + self._dispatcher.untold_failures()
-        return error
-
-    def _begin_exit(self, timeout_s: float) -> None:
-        lib.ka_producer_close(self._native, micros(timeout_s))
-
-    def _end_exit(self, timeout_s: float) -> int:
-        lost = wait(lambda timeout_us: lib.ka_wait_producer_closed(self._native, timeout_us), timeout_s)
-        if lost < 0:
-            lost = self.metrics().outstanding
-        return lost + self._failures.tell()[0]
-
-
-def _check_range(name: str, number: int, most: int) -> None:
-    if isinstance(number, bool) or not isinstance(number, int):
-        raise TypeError(f"{name} must be int, not {type(number).__name__}")
-    if not 1 <= number <= most:
-        raise ValueError(f"{name} must be from 1 to {most}, not {number}")
+        run(self._leave(error))

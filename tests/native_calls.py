@@ -35,11 +35,11 @@ def record(monkeypatch: pytest.MonkeyPatch, *modules: ModuleType) -> Counter[str
     recorder = Recorder()
     for module in modules:
         monkeypatch.setattr(module, "lib", recorder)
-    for name in ("send", "send_record"):
-        monkeypatch.setattr(kafka_async.producer, f"_{name}", getattr(recorder, f"ka_producer_{name}"))
+    monkeypatch.setattr(kafka_async.producer, "_send", recorder.ka_producer_send)
+    monkeypatch.setattr(kafka_async._producer, "_send_record", recorder.ka_producer_send_record)
     return recorder.called
 
 
 def record_producer(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Count what producers call from now on."""
-    return record(monkeypatch, kafka_async.producer, kafka_async._batch, kafka_async._delivery)
+    return record(monkeypatch, kafka_async.producer, kafka_async._producer, kafka_async._batch, kafka_async._delivery)

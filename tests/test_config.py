@@ -4,7 +4,7 @@ import pytest
 from support import NOBODY
 
 import kafka_async.config
-from kafka_async import ConfigError, Consumer, KafkaError, Producer
+from kafka_async import ConfigError, Consumer, KafkaError, Producer, _consumer
 from kafka_async._native import lib
 
 
@@ -81,7 +81,7 @@ def test_defaults_apply_and_can_be_overridden() -> None:
 
 def test_size_of_a_response_fits_the_prefetch_and_can_be_overridden() -> None:
     def sizes(prefetch_bytes: int, settings: dict[str, int] | None = None) -> tuple[int, int]:
-        conf = kafka_async.consumer._config(NOBODY, None, settings, 1000, prefetch_bytes)
+        conf = _consumer._config(NOBODY, None, settings, 1000, prefetch_bytes)
         return conf.number("fetch.max.bytes", -1), conf.number("fetch.message.max.bytes", -1)
 
     assert sizes(64 * 2**20) == (2**19, 2**19)
@@ -92,7 +92,7 @@ def test_size_of_a_response_fits_the_prefetch_and_can_be_overridden() -> None:
 
 def test_metadata_outlive_the_next_try_to_join() -> None:
     def age(settings: dict[str, int]) -> str | None:
-        return kafka_async.consumer._config(NOBODY, "g", settings, 1000, 2**20).get("metadata.max.age.ms")
+        return _consumer._config(NOBODY, "g", settings, 1000, 2**20).get("metadata.max.age.ms")
 
     assert age({}) == "900000"
     assert age({"topic.metadata.refresh.interval.ms": 100}) == "3000"

@@ -23,7 +23,7 @@ from native_calls import record
 from support import CONTRACT, read, reader, wait_for
 
 import kafka_async._block
-from kafka_async import Producer, _log
+from kafka_async import Producer, _consumer, _log, _producer
 from kafka_async._native import ffi, lib
 from kafka_async.testing import MockCluster
 
@@ -128,6 +128,19 @@ class Objects:
             "ka_producer_send": lambda: (p, b"v", 1),
             "ka_producer_send_record": lambda: (p, 0, -1, -1, b"v", 1, b"k", 1, b"", 0, 0),
             "ka_producer_send_batch": lambda: (p, 0, self.batch),
+            "ka_try_producer_room": lambda: (p, 1, 0),
+            "ka_try_producer_flush": lambda: (p, 1),
+            "ka_try_producer_closed": lambda: (self.stopped,),
+            "ka_producer_hang": lambda: (self.spare_producer(), self.bell()),
+            "ka_bell_new": lambda: (),
+            "ka_bell_descriptor": lambda: (self.bell(),),
+            "ka_bell_arm": lambda: (self.bell(),),
+            "ka_bell_release": lambda: (lib.ka_bell_new(),),
+            "ka_try_command": lambda: (self.command(), self.error),
+            "ka_command_hang": lambda: (self.command(), self.bell()),
+            "ka_try_consumer_ready": lambda: (c,),
+            "ka_try_consumer_closed": lambda: (self.stopped_consumer,),
+            "ka_consumer_hang": lambda: (self.spare_consumer(), self.bell()),
             "ka_producer_share": lambda: (p,),
             "ka_producer_unshare": lambda: (lib.ka_producer_share(p),),
             "ka_producer_results": lambda: (p, self.results, 10),
@@ -215,6 +228,9 @@ class Objects:
     def spare_consumer(self) -> ffi.CData:
         return lib.ka_wait_consumer_open(self.group_conf(), self.consumer_options, self.error)
 
+    def bell(self) -> ffi.CData:
+        return ffi.gc(lib.ka_bell_new(), lib.ka_bell_release)
+
     def command(self) -> ffi.CData:
         return ffi.gc(lib.ka_consumer_subscribe(self.consumer._native, ffi.NULL, 0), lib.ka_command_release)
 
@@ -266,7 +282,7 @@ def test_facade_crosses_by_leaves_alone(objects: Objects, monkeypatch: pytest.Mo
     for _ in range(1000):
         producer.send(b"v")
     wait_for(lambda: consumer.metrics().prefetched > 500)
-    called = record(monkeypatch, kafka_async.producer, kafka_async.consumer, kafka_async._block)
+    called = record(monkeypatch, kafka_async.producer, _producer, _consumer, kafka_async._block)
     producer.send(b"value")
     producer.send("v", "k", topic="t", partition=0, timestamp_ms=1, headers={"a": "b"})
     producer.metrics()

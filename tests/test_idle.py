@@ -15,8 +15,8 @@ import pytest
 from support import NOBODY, read, reader, run_python, wait_for
 
 from kafka_async import Consumer, Producer, _idle
+from kafka_async._consumer import _POLLING
 from kafka_async._native import lib
-from kafka_async.consumer import _POLLING
 from kafka_async.errors import ClosedError
 from kafka_async.testing import MockCluster
 

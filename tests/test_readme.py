@@ -18,6 +18,7 @@ PRINTED = [
         "committed: [TopicPartition(topic='trades', partition=0",
         "given up: [Topic",
     ],
+    ["the last one is at offset 999", "read up to 1000"],
 ]
 
 
@@ -27,7 +28,7 @@ def test_there_is_code_and_it_is_short() -> None:
 
 
 @pytest.mark.parametrize(
-    ("block", "printed"), list(zip(BLOCKS, PRINTED, strict=True)), ids=["first", "outcomes", "group"]
+    ("block", "printed"), list(zip(BLOCKS, PRINTED, strict=True)), ids=["first", "outcomes", "group", "asyncio"]
 )
 def test_code_works_as_pasted(block: str, printed: list[str]) -> None:
     done = run_python(block)

@@ -1,0 +1,284 @@
+"""The consumer of asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from kafka_async import errors
+from kafka_async._consumer import ConsumerCore
+from kafka_async._native import lib
+from kafka_async._requests import result
+from kafka_async._wait import Deadline, check_timeout
+from kafka_async.aio._loop import Looped
+from kafka_async.batch import MessageBatch
+from kafka_async.message import Message, TopicPartition
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from typing_extensions import Self
+
+    from kafka_async._idle import Idle
+    from kafka_async.config import Value
+
+    Callback = Callable[["Consumer", list[TopicPartition]], Awaitable[object] | object]
+
+_PULSE_S = 0.2  # a poll that is awaited counts as one, as long as the loop turns
+
+
+class Consumer(ConsumerCore):
+    """Reads messages as `kafka_async.Consumer` does, for a program of asyncio.
+
+    It belongs to the event loop that it is made on. One task polls at a time. It is an asynchronous context manager
+    that stops it at the end, and an asynchronous iterator that ends when it is stopped. Messages that are there are
+    handed out without giving way to other tasks, up to 256 of them.
+
+    Parameters
+    ----------
+    bootstrap_servers, topics, group_id, config, prefetch_messages, prefetch_bytes, idle, cpu, log
+        As for `kafka_async.Consumer`. Topics are subscribed to when its ``async with`` block begins, or by the first
+        poll.
+    on_assign, on_revoke, on_lost : callable, optional
+        As there; they may be coroutine functions, which are awaited inside of the poll.
+
+    Raises
+    ------
+    RuntimeError
+        No event loop is running, or it can't watch a file descriptor.
+    ConfigError, ValueError, KafkaError
+        As `kafka_async.Consumer`.
+    """
+
+    def __init__(
+        self,
+        bootstrap_servers: str,
+        topics: str | Iterable[str] | None = None,
+        *,
+        group_id: str | None = None,
+        config: Mapping[str, Value] | None = None,
+        prefetch_messages: int = 100_000,
+        prefetch_bytes: int = 64 * 2**20,
+        on_assign: Callback | None = None,
+        on_revoke: Callback | None = None,
+        on_lost: Callback | None = None,
+        idle: Idle = "warm",
+        cpu: int | None = None,
+        log: bool = True,
+    ) -> None:
+        self._closed = True  # until it is open
+        waits = Looped("consumer", _PULSE_S)
+        try:
+            super().__init__(
+                bootstrap_servers,
+                topics,
+                group_id=group_id,
+                config=config,
+                prefetch_messages=prefetch_messages,
+                prefetch_bytes=prefetch_bytes,
+                on_assign=on_assign,
+                on_revoke=on_revoke,
+                on_lost=on_lost,
+                idle=idle,
+                cpu=cpu,
+                log=log,
+                waits=waits,
+            )
+        except BaseException:
+            waits.close()
+            raise
+        self._loop_waits = waits
+        self._filling = False
+        self._closed = False
+        lib.ka_consumer_hang(self._native, waits.bell)
+
+    def _refill(self, timeout: float | None) -> int:  # noqa: ARG002 - it is awaited elsewhere
+        return 0
+
+    async def _start(self) -> None:
+        if self._topics is not None:
+            topics, self._topics = self._topics, None
+            await self._subscribe(topics)
+
+    async def poll_message(self, timeout: float | None = 0.1) -> Message | None:  # type: ignore[override]
+        """Return the next message, awaiting it if there is none.
+
+        A call that is cancelled takes no message.
+
+        Parameters
+        ----------
+        timeout : float or None, default 0.1
+            Seconds; 0 never waits, None waits without limit. Looked at only when it has to wait.
+
+        Returns
+        -------
+        Message or None
+            None: there was none in time.
+
+        Raises
+        ------
+        RuntimeError
+            Another task is polling; it is called from within a rebalance callback, or on another event loop.
+        ConsumerError, PartitionEnd, ClosedError, ForkedError, Exception
+            As `kafka_async.Consumer.poll_message`.
+        """
+        self._loop_waits.check()
+        message = super().poll_message(0)
+        deadline: Deadline | None = None
+        while message is None:
+            deadline = deadline or Deadline(check_timeout(timeout))
+            if not await self._fill(deadline):
+                return None
+            message = super().poll_message(0)
+        self._poller = asyncio.current_task()
+        return message
+
+    async def _fill(self, deadline: Deadline) -> bool:
+        """Await the next block."""
+        self._claim()
+        try:
+            await self._start()
+            await asyncio.sleep(0)  # others have their turn
+            count = await self._take(self._take_block, deadline)
+            if count:
+                self._rows = self._block.messages(count)
+            return count > 0
+        finally:
+            self._filling = False
+
+    def _claim(self) -> None:
+        if self._filling:
+            raise RuntimeError("another task is polling this consumer: poll from one task at a time")
+        self._filling = True
+
+    async def poll_batch(self, max_messages: int = 500, timeout: float | None = 0.1) -> MessageBatch:
+        """Return the next messages together, as soon as there is one; see `kafka_async.Consumer.poll_batch`."""
+        self._loop_waits.check()
+        self._claim()
+        try:
+            await self._start()
+            await asyncio.sleep(0)
+            batch = await self._poll_batch(max_messages, timeout)
+        finally:
+            self._filling = False
+        if batch:
+            self._poller = asyncio.current_task()
+        return batch
+
+    def __aiter__(self) -> Self:
+        """Iterate over messages as they come, until the consumer is stopped."""
+        return self
+
+    async def __anext__(self) -> Message:
+        """Await the next message."""
+        try:
+            message = await self.poll_message(None)
+        except errors.ClosedError:
+            raise StopAsyncIteration from None
+        assert message is not None  # without a limit the wait ends with a message or an error
+        return message
+
+    async def subscribe(self, topics: str | Iterable[str]) -> None:
+        """Read these topics instead of what was read before; see `kafka_async.Consumer.subscribe`."""
+        self._topics = None
+        await self._subscribe(topics)
+
+    async def unsubscribe(self) -> None:
+        """Read nothing any more; in a group, leave it; see `kafka_async.Consumer.unsubscribe`."""
+        self._topics = None
+        await self._unsubscribe()
+
+    async def assign(self, partitions: Iterable[TopicPartition]) -> None:
+        """Read exactly these partitions; see `kafka_async.Consumer.assign`."""
+        self._topics = None
+        await self._assign(partitions)
+
+    async def incremental_assign(self, partitions: Iterable[TopicPartition]) -> None:
+        """Read these partitions too; see `kafka_async.Consumer.incremental_assign`."""
+        await self._incremental_assign(partitions)
+
+    async def incremental_unassign(self, partitions: Iterable[TopicPartition]) -> None:
+        """Read these partitions no more; see `kafka_async.Consumer.incremental_unassign`."""
+        await self._incremental_unassign(partitions)
+
+    async def pause(self, partitions: Iterable[TopicPartition]) -> None:
+        """Hand out nothing of these partitions until they are resumed; see `kafka_async.Consumer.pause`."""
+        await self._pause(partitions, 1)
+
+    async def resume(self, partitions: Iterable[TopicPartition]) -> None:
+        """Go on with paused partitions; see `kafka_async.Consumer.resume`."""
+        await self._pause(partitions, 0)
+
+    async def seek(self, partition: TopicPartition, timeout: float | None = 5.0) -> None:
+        """Go on reading a partition at another offset; see `kafka_async.Consumer.seek`."""
+        await self._seek(partition, timeout)
+
+    async def commit(
+        self,
+        message: Message | None = None,
+        *,
+        offsets: Iterable[TopicPartition] | Mapping[TopicPartition, int] | None = None,
+        timeout: float | None = 5.0,
+    ) -> list[TopicPartition]:
+        """Commit offsets to the group; see `kafka_async.Consumer.commit`."""
+        command, timeout = self._begin_commit(message, offsets, timeout, patient=True)
+        return await result(self._waits, command, timeout)
+
+    async def committed(
+        self, partitions: Iterable[TopicPartition], timeout: float | None = 5.0
+    ) -> list[TopicPartition]:
+        """Ask what the group has committed; see `kafka_async.Consumer.committed`."""
+        return await self._committed(partitions, timeout)
+
+    async def watermarks(self, topic: str, partition: int, timeout: float | None = 5.0) -> tuple[int, int]:
+        """Ask where the log of a partition begins and ends; see `kafka_async.Consumer.watermarks`."""
+        return await self._watermarks(topic, partition, timeout)
+
+    async def offsets_for_times(
+        self, partitions: Iterable[TopicPartition], timeout: float | None = 5.0
+    ) -> list[TopicPartition]:
+        """Ask for the first messages that are not older than times; see `kafka_async.Consumer.offsets_for_times`."""
+        return await self._offsets_for_times(partitions, timeout)
+
+    async def lag(self, timeout: float | None = None) -> dict[TopicPartition, int]:
+        """Tell how many messages were not handed out yet; see `kafka_async.Consumer.lag`."""
+        return await self._lag(timeout)
+
+    async def stop(self, timeout: float | None = 5.0) -> None:
+        """Stop reading, commit what was processed, leave the group; see `kafka_async.Consumer.stop`.
+
+        The message in hand counts as processed when the task that polled it calls this.
+        """
+        await self._stop(check_timeout(timeout), self._polled_here())
+
+    def _polled_here(self) -> bool:
+        return self._poller is not None and self._poller is asyncio.current_task()
+
+    async def _close(self, deadline: Deadline, timeout: float | None, store_last: bool) -> None:
+        await super()._close(deadline, timeout, store_last)
+        self._closed = True
+        self._loop_waits.close()
+
+    async def __aenter__(self) -> Self:
+        """Use it as an asynchronous context manager, which stops it at the end."""
+        try:
+            await self._start()
+        except BaseException as error:
+            await self._leave(error, by_poller=False)
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Stop; when the block ends by an exception, the message in hand is not committed."""
+        await self._leave(error, self._polled_here())
+
+    def __del__(self) -> None:
+        """Warn of one that was not stopped; it closes in the background."""
+        if not self._closed:
+            warnings.warn(f"a consumer was not stopped: {self!r}", ResourceWarning, stacklevel=1, source=self)
+            self._loop_waits.call(self._loop_waits.close)

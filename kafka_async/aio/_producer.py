@@ -1,0 +1,326 @@
+"""The producer of asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+from kafka_async._delivery import Outcomes, Unread, is_failure
+from kafka_async._native import ffi, lib
+from kafka_async._producer import OPEN_LIMIT_S, ProducerCore
+from kafka_async._transaction import send_offsets
+from kafka_async._wait import Deadline, check_timeout
+from kafka_async.aio._loop import Looped
+from kafka_async.message import DeliveryReport, Record, RecordMetadata, TopicPartition
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
+
+    from kafka_async._idle import Idle
+    from kafka_async._producer import Blocked, Partitioner
+    from kafka_async.aio._consumer import Consumer
+    from kafka_async.config import Value
+    from kafka_async.message import Payload
+    from kafka_async.producer import SendOptions
+
+_send = lib.ka_producer_send
+
+
+class _LoopOutcomes(Outcomes):
+    """Tells outcomes on the event loop."""
+
+    def __init__(self, native: ffi.CData, waits: Looped) -> None:
+        super().__init__(native)
+        self._waits = waits
+        self._telling = False
+        self._all_told = self._retired = False
+        self.unread: Unread | None = None
+
+    def serve(self) -> bool:
+        """Tell a batch. Returns whether there may be more."""
+        self._telling = True
+        try:
+            count = self.tell()
+        finally:
+            self._telling = False
+        if count < 0:
+            self._all_told = True
+            self._end()
+        return count > 0
+
+    def retire(self) -> None:
+        """Take note that nobody waits for the producer any more."""
+        self._retired = True
+        self._end()
+
+    def _end(self) -> None:
+        if self._all_told and self._retired:
+            self._waits.close()
+
+    def is_current(self) -> bool:
+        return self._telling
+
+    async def wait(self, deadline: Deadline, *, even_closed: bool) -> int:  # noqa: ARG002 - telling does not wait
+        while self.serve():
+            if deadline.left() == 0:
+                return lib.KA_TIMEOUT
+            await asyncio.sleep(0)  # others have their turn
+        return lib.KA_OK
+
+    def _complete(self, delivery: Any, metadata: RecordMetadata, report: DeliveryReport | None) -> None:
+        if not delivery.done():
+            super()._complete(delivery, metadata, report)
+        elif report is not None and is_failure(report.error) and self.unread is not None:
+            self.unread.add(report)  # whoever awaited it was cancelled
+
+
+class Producer(ProducerCore):
+    """Sends messages as `kafka_async.Producer` does, for a program of asyncio.
+
+    It belongs to the event loop that it is made on. Outcomes are told there, without a thread of Python's.
+
+    Parameters
+    ----------
+    bootstrap_servers, topic, config, queue_messages, queue_bytes, partitioner, idle, cpu, log
+        As for `kafka_async.Producer`. With both `partitioner` and `topic` the topic's partitions are counted when
+        its ``async with`` block begins, or by ``warm_up``.
+    on_full : {"raise", "block", "drop_new", "drop_old"}, default "raise"
+        As there; "block" makes ``send`` and ``send_many`` await room, in the order of the calls, while
+        ``send_nowait`` and ``submit`` raise QueueFull.
+    block_timeout : float, optional
+        As there.
+
+    Raises
+    ------
+    RuntimeError
+        No event loop is running, or it can't watch a file descriptor.
+    ConfigError, ValueError, KafkaError
+        As `kafka_async.Producer`.
+
+    Notes
+    -----
+    One eventfd (elsewhere a pipe) rings the event loop, once for a burst of outcomes.
+    """
+
+    def __init__(
+        self,
+        bootstrap_servers: str,
+        topic: str | None = None,
+        *,
+        config: Mapping[str, Value] | None = None,
+        queue_messages: int = 100_000,
+        queue_bytes: int = 64 * 2**20,
+        on_full: Literal["raise", "block", "drop_new", "drop_old"] = "raise",
+        block_timeout: float | None = None,
+        partitioner: Partitioner | None = None,
+        idle: Idle = "warm",
+        cpu: int | None = None,
+        log: bool = True,
+    ) -> None:
+        self._stopped = True  # until it is open
+        waits = Looped("producer")
+        outcomes: list[_LoopOutcomes] = []
+
+        def teller(native: ffi.CData) -> _LoopOutcomes:
+            outcomes.append(_LoopOutcomes(native, waits))
+            return outcomes[0]
+
+        try:
+            super().__init__(
+                bootstrap_servers,
+                topic,
+                config=config,
+                queue_messages=queue_messages,
+                queue_bytes=queue_bytes,
+                on_full=on_full,
+                block_timeout=block_timeout,
+                partitioner=partitioner,
+                idle=idle,
+                cpu=cpu,
+                log=log,
+                waits=waits,
+                teller=teller,
+            )
+        except BaseException:
+            waits.close()
+            raise
+        self._loop_waits = waits
+        self._retire = outcomes[0].retire
+        self._turn = asyncio.Lock()  # of those that wait for room
+        outcomes[0].unread = self._unread
+        waits.serve(outcomes[0].serve)
+        lib.ka_producer_hang(self._native, waits.bell)
+
+    def send_nowait(self, value: Payload, key: Payload = None, **options: Unpack[SendOptions]) -> None:
+        """Accept a message and return; as `kafka_async.Producer.send`, but that it never waits.
+
+        Raises
+        ------
+        QueueFull
+            A bound is reached, also with ``on_full="block"``.
+        MessageTooLarge, TypeError, ValueError, TransactionError, KafkaError, ClosedError, ForkedError
+            As there.
+        """
+        if value.__class__ is bytes and key is None and not options and _send(self._native, value, len(value)) >= 0:
+            return
+        if blocked := self._send_record(value, key, **options):
+            self._give_up(blocked)
+
+    def submit(
+        self, value: Payload, key: Payload = None, **options: Unpack[SendOptions]
+    ) -> asyncio.Future[RecordMetadata]:
+        """Accept a message and return its outcome as a future of the event loop.
+
+        Never waits. A future that is cancelled changes nothing about the message; its failure then counts as told to
+        nobody.
+
+        Returns
+        -------
+        asyncio.Future of RecordMetadata
+            It ends with `DeliveryError`, or with `QueueFull` for a message that ``on_full="drop_new"`` dropped.
+
+        Raises
+        ------
+        RuntimeError
+            It is called on another event loop, or on none.
+        QueueFull, MessageTooLarge, TypeError, ValueError, TransactionError, KafkaError, ClosedError, ForkedError
+            As ``send_nowait``.
+        """
+        self._loop_waits.check()
+        delivery: asyncio.Future[RecordMetadata] = self._loop_waits.loop.create_future()
+        if blocked := self._send_record(value, key, delivery, **options):
+            self._give_up(blocked)
+        return delivery
+
+    async def send(self, value: Payload, key: Payload = None, **options: Unpack[SendOptions]) -> RecordMetadata:
+        """Send a message and await its acknowledgement.
+
+        A call that is cancelled after the message was accepted leaves it accepted: it has its one outcome in the
+        metrics, and a failure of it counts as told to nobody.
+
+        Returns
+        -------
+        RecordMetadata
+
+        Raises
+        ------
+        DeliveryError
+            The message failed or was purged; its ``report`` tells all.
+        RuntimeError
+            It is called on another event loop.
+        QueueFull, MessageTooLarge, TypeError, ValueError, TransactionError, KafkaError, ClosedError, ForkedError
+            As `kafka_async.Producer.send`.
+        """
+        self._loop_waits.check()
+        delivery: asyncio.Future[RecordMetadata] = self._loop_waits.loop.create_future()
+        if self._turn.locked():
+            async with self._turn:
+                if blocked := self._send_record(value, key, delivery, **options):
+                    await self._unblock(blocked)
+        elif blocked := self._send_record(value, key, delivery, **options):
+            async with self._turn:
+                await self._unblock(blocked)
+        return await delivery
+
+    def _give_up(self, blocked: Blocked) -> None:
+        record, token, delivery = blocked
+        self._refuse(lib.KA_FULL, record, token, delivery)
+
+    async def send_many(self, values_or_records: Iterable[Payload | Record], *, topic: str | None = None) -> int:
+        """Accept many messages by one native call, awaiting room with ``on_full="block"``.
+
+        As `kafka_async.Producer.send_many` in all else: their acknowledgements are not awaited.
+
+        Returns
+        -------
+        int
+            How many were accepted.
+        """
+        self._loop_waits.check()
+        if not self._turn.locked() and self._limits.on_full != "block":
+            return await self._send_many(values_or_records, topic)
+        async with self._turn:
+            return await self._send_many(values_or_records, topic)
+
+    async def partitions(self, topic: str, timeout: float | None = 5.0) -> int:
+        """Ask for a topic's number of partitions; see `kafka_async.Producer.partitions`."""
+        return await self._ask_partitions(topic, check_timeout(timeout), connect=False)
+
+    async def warm_up(self, *topics: str, timeout: float | None = 5.0) -> None:
+        """Connect to the leaders of topics; see `kafka_async.Producer.warm_up`."""
+        await self._warm_up(topics, timeout)
+
+    async def flush(self, timeout: float | None = 5.0) -> None:
+        """Await the outcome of what was accepted before; see `kafka_async.Producer.flush`."""
+        await self._flush(timeout)
+
+    async def purge(self, *, in_flight: bool = False) -> int:
+        """Drop what waits to be sent; see `kafka_async.Producer.purge`."""
+        return await self._purge(in_flight)
+
+    async def init_transactions(self, timeout: float | None = 30.0) -> None:
+        """Get ready for transactions; see `kafka_async.Producer.init_transactions`."""
+        await self._transact(lib.KA_INIT, "init_transactions", timeout)
+
+    async def begin_transaction(self) -> None:
+        """Begin a transaction; see `kafka_async.Producer.begin_transaction`."""
+        await self._transact(lib.KA_BEGIN, "begin_transaction", OPEN_LIMIT_S)
+
+    async def commit_transaction(self, timeout: float | None = 30.0) -> None:
+        """Commit the transaction; see `kafka_async.Producer.commit_transaction`."""
+        await self._transact(lib.KA_COMMIT, "commit_transaction", timeout)
+
+    async def abort_transaction(self, timeout: float | None = 30.0) -> None:
+        """Abort the transaction; see `kafka_async.Producer.abort_transaction`."""
+        await self._transact(lib.KA_ABORT, "abort_transaction", timeout)
+
+    async def send_offsets_to_transaction(
+        self, consumer: Consumer, offsets: Iterable[TopicPartition] | None = None, timeout: float | None = 5.0
+    ) -> None:
+        """Commit a consumer's progress with the transaction; see `kafka_async.Producer.send_offsets_to_transaction`."""
+        await send_offsets(self._waits, self._native, consumer, offsets, check_timeout(timeout))
+
+    @asynccontextmanager
+    async def transaction(self, *, timeout: float | None = 30.0) -> AsyncIterator[None]:
+        """Run a block as one transaction; see `kafka_async.Producer.transaction`."""
+        async with self._transaction(timeout):
+            yield
+
+    async def stop(self, timeout: float | None = 5.0) -> None:
+        """Refuse new messages, await the outcome of all others, and close; see `kafka_async.Producer.stop`."""
+        await self._stop(timeout)
+
+    async def __aenter__(self) -> Self:
+        """Use it as an asynchronous context manager, which stops it at the end."""
+        try:
+            await self._count_default_topic()
+        except BaseException as error:
+            await self._leave(error)
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Stop. When the block ends by an exception that one is kept, and what was lost is told at exit."""
+        await self._leave(error)
+
+    def __del__(self) -> None:
+        """Warn of one that was not stopped; it closes in the background."""
+        if not self._stopped:
+            warnings.warn(f"a producer was not stopped: {self!r}", ResourceWarning, stacklevel=1, source=self)
+            self._loop_waits.call(self._retire)
+
+    async def _stop(self, timeout: float | None) -> None:
+        try:
+            await super()._stop(timeout)
+        finally:
+            if self._stopped:
+                self._retire()
+
+    def _end_exit(self, timeout_s: float) -> int:
+        return super()._end_exit(timeout_s) + self._outcomes.untold_failures()
