@@ -59,6 +59,8 @@ class ConsumerCore:
     Its coroutines wait by `Waits` alone.
     """
 
+    _caller: Callable[[], object] = staticmethod(get_ident)  # who polls, and stops
+
     def __init__(
         self,
         bootstrap_servers: str,
@@ -151,7 +153,7 @@ class ConsumerCore:
             What a rebalance callback raised.
         """
         rows: Iterator[Message] = _POLLING
-        poller = get_ident()
+        poller = self._caller()
         try:
             # One step of the interpreter, so that of two threads one sees the other.
             rows, self._rows = self._rows, _POLLING
@@ -205,7 +207,7 @@ class ConsumerCore:
             )
             if not taken:
                 return MessageBatch()
-            self._poller = get_ident()
+            self._poller = self._caller()
             messages = ffi.gc(out[0], lib.ka_messages_free)
             learn_names(self._block.topics, messages.top, self._native)
             return MessageBatch(messages, self._block.topics)
@@ -232,7 +234,7 @@ class ConsumerCore:
             if count > 0:
                 return count
             if count == lib.KA_REBALANCE:
-                await self._rebalancer.run_due(self)
+                await self._waits.shield(self._rebalancer.run_due(self))
                 continue
             if count < 0:
                 raise poll_error(count, self._error, self._where)
@@ -260,7 +262,7 @@ class ConsumerCore:
         self._rebalancer.refuse_inside("unsubscribe")
         try:
             if self._group_id is not None and self._subscription:
-                lib.ka_consumer_retire(self._native, self._poller == get_ident(), 0)
+                lib.ka_consumer_retire(self._native, self._polled_here(), 0)
                 await self._rebalancer.give_up(self, Deadline(_COMMAND_TIMEOUT_S))
         finally:
             none = ffi.new("const char *[]", 1)
@@ -546,10 +548,14 @@ class ConsumerCore:
             _log.logger.warning("the consumer has not left its group after %s s; it goes on in the background", timeout)
         _exit.forget(self)
 
-    async def _leave(self, error: BaseException | None, by_poller: bool) -> None:
+    def _polled_here(self) -> bool:
+        """Tell whether the caller is done with the message in hand."""
+        return self._poller == self._caller()
+
+    async def _leave(self, error: BaseException | None) -> None:
         """Stop at the end of a ``with`` block; after an exception the message in hand is not committed."""
         try:
-            await self._stop(5.0, error is None and by_poller)
+            await self._stop(5.0, error is None and self._polled_here())
         except Exception:
             if error is None:
                 raise

@@ -220,10 +220,10 @@ class ProducerCore:
         if status < 0:
             raise self._refusal(status, sizes)
 
-    async def _unblock(self, blocked: Blocked) -> None:
+    async def _unblock(self, blocked: Blocked, deadline: Deadline | None = None) -> None:
         """Send a message when there is room for it."""
         record, token, delivery = blocked
-        deadline = Deadline(self._limits.block_timeout)
+        deadline = deadline or Deadline(self._limits.block_timeout)
         status = lib.KA_FULL
         while status == lib.KA_FULL:  # another sender may take the room that was waited for
             try:

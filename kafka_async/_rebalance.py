@@ -76,12 +76,11 @@ class Rebalancer:
         consumer : ConsumerCore
             Given to the callback.
         """
-        kind, partitions = _due(consumer)
-        if not kind:
-            return  # closed meanwhile
         await self._lock.acquire(None)
         try:
-            await self._complete(kind, consumer, partitions)
+            kind, partitions = _due(consumer)
+            if kind:  # else it is closed, or another poll, which was cancelled, has brought it about
+                await self._complete(kind, consumer, partitions)
         finally:
             self._lock.release()
 

@@ -178,6 +178,9 @@ class Waits(Protocol):
     def lock(self) -> Lock:
         """Make a lock that a caller holds while it waits for other things."""
 
+    async def shield(self, steps: Coroutine[Any, Any, None]) -> None:
+        """Run steps that must come to their end, even if who waits for them goes away."""
+
     async def finish(self, outcome: object, what: str) -> None:
         """See to the end of what a callback returned, in case that is a coroutine.
 
@@ -227,6 +230,9 @@ class _Blocking:
 
     def lock(self) -> Lock:
         return _ThreadLock()
+
+    async def shield(self, steps: Coroutine[Any, Any, None]) -> None:
+        await steps
 
     async def finish(self, outcome: object, what: str) -> None:
         if isinstance(outcome, CoroutineType):

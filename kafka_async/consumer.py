@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
-from threading import get_ident
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, overload
 
@@ -540,7 +539,7 @@ class Consumer(ConsumerCore):
         Exception
             What a callback raised, after the end of closing.
         """
-        run(self._stop(check_timeout(timeout), self._poller == get_ident()))
+        run(self._stop(check_timeout(timeout), self._polled_here()))
 
     def __enter__(self) -> Consumer:
         """Use it as a context manager, which stops it at the end."""
@@ -550,4 +549,4 @@ class Consumer(ConsumerCore):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Stop; when the block ends by an exception, the message in hand is not committed."""
-        run(self._leave(error, self._poller == get_ident()))
+        run(self._leave(error))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from typing import Any
 
@@ -231,28 +232,54 @@ def test_end_of_partition_is_raised_and_iteration_goes_on(cluster: MockCluster, 
     run(main())
 
 
-@pytest.mark.parametrize(("ending", "committed"), [("with", 10), ("raise", 9), ("other task", 9), ("stop", 10)])
+@pytest.mark.parametrize(
+    ("ending", "committed"),
+    [("with", 10), ("raise", 9), ("other task", 9), ("stop", 10), ("unsubscribe", 10), ("poll in a task", 10)],
+)
 def test_what_the_end_commits(cluster: MockCluster, filled: str, ending: str, committed: int) -> None:
     place = TopicPartition(filled, 0)
 
     async def main() -> None:
         group = f"{filled}-{ending}"
-        consumer = aio.Consumer(cluster.bootstrap_servers, group_id=group, config=EARLIEST)
-        try:
+        topics = filled if ending == "unsubscribe" else None
+        consumer = aio.Consumer(cluster.bootstrap_servers, topics, group_id=group, config=EARLIEST)
+        with contextlib.suppress(KeyError):
             async with consumer:
-                await consumer.assign([place._replace(offset=0)])
+                if not topics:
+                    await consumer.assign([place._replace(offset=0)])
                 for _ in range(10):
-                    assert await consumer.poll_message(10) is not None
+                    polled = consumer.poll_message(10)
+                    if ending == "poll in a task":
+                        assert await asyncio.create_task(polled) is not None
+                    else:
+                        assert await polled is not None
                 if ending == "raise":
                     raise KeyError
                 if ending == "stop":
                     await consumer.stop()
                 if ending == "other task":
                     await asyncio.create_task(consumer.stop())
-        except KeyError:
-            pass
+                if ending == "unsubscribe":
+                    await consumer.unsubscribe()
         async with aio.Consumer(cluster.bootstrap_servers, group_id=group, config=EARLIEST) as other:
             assert await other.committed([place]) == [place._replace(offset=committed)]
+
+    run(main())
+
+
+def test_stop_that_was_cancelled_is_finished_by_the_next(cluster: MockCluster, filled: str) -> None:
+    async def main() -> None:
+        async with aio.Consumer(cluster.bootstrap_servers, filled, group_id=filled, config=EARLIEST) as consumer:
+            assert await consumer.poll_message(20) is not None
+            cluster.set_round_trip(1, 0.3)
+            stopping = asyncio.create_task(consumer.stop())
+            await asyncio.sleep(0.05)
+            stopping.cancel()
+            await fails(stopping, asyncio.CancelledError)
+            assert not consumer._closed
+            cluster.set_round_trip(1, 0)
+            await consumer.stop()
+            assert consumer._closed
 
     run(main())
 
@@ -307,6 +334,31 @@ def test_rebalance_callbacks_may_be_coroutines(cluster: MockCluster, filled: str
     run(main())
     place = TopicPartition(filled, 0, COUNT)
     assert seen == (["on_assign", f"on_revoke {[place]}"] if kind == "coroutine" else ["plain 1", "plain 1"])
+
+
+def test_callback_runs_to_its_end_though_its_poll_is_cancelled(cluster: MockCluster, filled: str) -> None:
+    async def main() -> None:
+        begun, done = asyncio.Event(), asyncio.Event()
+
+        async def on_assign(consumer: aio.Consumer, partitions: list[TopicPartition]) -> None:
+            begun.set()
+            await asyncio.sleep(0.2)
+            await consumer.seek(partitions[0]._replace(offset=500))
+            done.set()
+
+        async with aio.Consumer(
+            cluster.bootstrap_servers, filled, group_id=filled, config=EARLIEST, on_assign=on_assign
+        ) as consumer:
+            polling = asyncio.create_task(consumer.poll_message(None))
+            await begun.wait()
+            polling.cancel()
+            await fails(polling, asyncio.CancelledError)
+            begun.clear()
+            assert (await read(consumer, 1))[0].offset == 500
+            assert done.is_set()
+            assert not begun.is_set()
+
+    run(main())
 
 
 def test_exception_of_a_callback_surfaces_from_the_poll(cluster: MockCluster, filled: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from loops import fails, run, until
 from shared_cluster import shared_cluster as shared_cluster
-from support import NOBODY, read, reader
+from support import NOBODY, read, reader, wait_for
 
 from kafka_async import (
     ClosedError,
@@ -155,6 +155,43 @@ def test_failure_of_a_cancelled_send_counts_as_told_to_nobody(t: MockCluster) ->
     run(main())
 
 
+def test_failure_in_a_future_that_is_dropped_unread_is_told_by_flush(t: MockCluster) -> None:
+    async def main() -> None:
+        async with aio.Producer(t.bootstrap_servers, "t") as producer:
+            for read in (False, True):
+                t.fail_next("Produce", ["TOPIC_AUTHORIZATION_FAILED"])
+                future = producer.submit(b"v")
+                await asyncio.wait([future])
+                if read:
+                    assert future.exception() is not None
+                del future
+                if read:
+                    await producer.flush()
+                    continue
+                error = await fails(producer.flush(), DeliveryError)
+                assert isinstance(error, DeliveryError)
+                assert error.failed == 1
+
+    run(main())
+
+
+def test_failure_that_comes_together_with_a_cancellation_is_told_by_flush(t: MockCluster) -> None:
+    async def main() -> None:
+        async with aio.Producer(t.bootstrap_servers, "t") as producer:
+            t.fail_next("Produce", ["TOPIC_AUTHORIZATION_FAILED"])
+            task = asyncio.create_task(producer.send(b"v"))
+            await asyncio.sleep(0)
+            wait_for(lambda: producer.metrics().failed)  # this loop has not seen it yet
+            producer._outcomes.serve()  # type: ignore[attr-defined]
+            task.cancel()
+            await fails(task, asyncio.CancelledError)
+            error = await fails(producer.flush(), DeliveryError)
+            assert isinstance(error, DeliveryError)
+            assert error.failed == 1
+
+    run(main())
+
+
 def test_flush_and_stop_keep_their_time() -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -274,6 +311,19 @@ def test_waiting_for_room_has_an_end_and_can_be_cancelled() -> None:
             await until(lambda: producer.metrics().accepted == 2)
             await producer.purge()
             await fails(sent, DeliveryError)
+
+    run(main())
+
+
+def test_time_for_room_counts_from_the_call_also_in_a_line() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        producer = aio.Producer(NOBODY, "t", queue_messages=1, on_full="block", block_timeout=0.3, log=False)
+        producer.send_nowait(b"v")
+        begin = loop.time()
+        await asyncio.gather(*(fails(producer.send(b"v"), QueueFull) for _ in range(10)))
+        assert 0.3 <= loop.time() - begin < 1
+        await fails(producer.stop(0), FlushTimeout)
 
     run(main())
 

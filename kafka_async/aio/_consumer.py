@@ -92,8 +92,16 @@ class Consumer(ConsumerCore):
             raise
         self._loop_waits = waits
         self._filling = False
+        self._stopping: asyncio.Task[None] | None = None
         self._closed = False
         lib.ka_consumer_hang(self._native, waits.bell)
+
+    def _caller(self) -> object:
+        """Tell which task is calling; it must run on the owner's loop."""
+        task = asyncio.current_task(self._loop_waits.loop)
+        if task is None:
+            self._loop_waits.check()
+        return task
 
     def _refill(self, timeout: float | None) -> int:  # noqa: ARG002 - it is awaited elsewhere
         return 0
@@ -125,16 +133,15 @@ class Consumer(ConsumerCore):
         ConsumerError, PartitionEnd, ClosedError, ForkedError, Exception
             As `kafka_async.Consumer.poll_message`.
         """
-        self._loop_waits.check()
-        message = super().poll_message(0)
-        deadline: Deadline | None = None
-        while message is None:
-            deadline = deadline or Deadline(check_timeout(timeout))
-            if not await self._fill(deadline):
-                return None
-            message = super().poll_message(0)
-        self._poller = asyncio.current_task()
-        return message
+        message = super().poll_message(0)  # of the block in hand
+        return await self._await_message(timeout) if message is None else message
+
+    async def _await_message(self, timeout: float | None) -> Message | None:
+        deadline = Deadline(check_timeout(timeout))
+        while await self._fill(deadline):
+            if (message := super().poll_message(0)) is not None:
+                return message
+        return None
 
     async def _fill(self, deadline: Deadline) -> bool:
         """Await the next block."""
@@ -150,23 +157,20 @@ class Consumer(ConsumerCore):
             self._filling = False
 
     def _claim(self) -> None:
+        self._loop_waits.check()
         if self._filling:
             raise RuntimeError("another task is polling this consumer: poll from one task at a time")
         self._filling = True
 
     async def poll_batch(self, max_messages: int = 500, timeout: float | None = 0.1) -> MessageBatch:
         """Return the next messages together, as soon as there is one; see `kafka_async.Consumer.poll_batch`."""
-        self._loop_waits.check()
         self._claim()
         try:
             await self._start()
             await asyncio.sleep(0)
-            batch = await self._poll_batch(max_messages, timeout)
+            return await self._poll_batch(max_messages, timeout)
         finally:
             self._filling = False
-        if batch:
-            self._poller = asyncio.current_task()
-        return batch
 
     def __aiter__(self) -> Self:
         """Iterate over messages as they come, until the consumer is stopped."""
@@ -174,10 +178,12 @@ class Consumer(ConsumerCore):
 
     async def __anext__(self) -> Message:
         """Await the next message."""
-        try:
-            message = await self.poll_message(None)
-        except errors.ClosedError:
-            raise StopAsyncIteration from None
+        message = super().poll_message(0)  # a coroutine less than poll_message()
+        if message is None:
+            try:
+                message = await self._await_message(None)
+            except errors.ClosedError:
+                raise StopAsyncIteration from None
         assert message is not None  # without a limit the wait ends with a message or an error
         return message
 
@@ -250,12 +256,27 @@ class Consumer(ConsumerCore):
     async def stop(self, timeout: float | None = 5.0) -> None:
         """Stop reading, commit what was processed, leave the group; see `kafka_async.Consumer.stop`.
 
-        The message in hand counts as processed when the task that polled it calls this.
+        The message in hand counts as processed unless another task polled it that goes on, or that failed.
         """
         await self._stop(check_timeout(timeout), self._polled_here())
 
+    async def _stop(self, timeout: float | None, store_last: bool) -> None:
+        if self._loop_waits.is_foreign():
+            return
+        self._loop_waits.check()
+        self._rebalancer.refuse_inside("stop")
+        if self._stopping is None:
+            self._stopping = self._loop_waits.loop.create_task(super()._stop(timeout, store_last))
+        await asyncio.shield(self._stopping)  # who is cancelled leaves it to others
+
     def _polled_here(self) -> bool:
-        return self._poller is not None and self._poller is asyncio.current_task()
+        # A task that has ended, such as that of asyncio.wait_for(), has passed its message on.
+        poller = self._poller
+        if not isinstance(poller, asyncio.Task) or poller is asyncio.current_task():
+            return True
+        return (
+            poller.done() and not poller.cancelled() and poller._exception is None
+        )  # exception() would mark it as seen
 
     async def _close(self, deadline: Deadline, timeout: float | None, store_last: bool) -> None:
         await super()._close(deadline, timeout, store_last)
@@ -267,7 +288,7 @@ class Consumer(ConsumerCore):
         try:
             await self._start()
         except BaseException as error:
-            await self._leave(error, by_poller=False)
+            await self._leave(error)
             raise
         return self
 
@@ -275,7 +296,7 @@ class Consumer(ConsumerCore):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Stop; when the block ends by an exception, the message in hand is not committed."""
-        await self._leave(error, self._polled_here())
+        await self._leave(error)
 
     def __del__(self) -> None:
         """Warn of one that was not stopped; it closes in the background."""

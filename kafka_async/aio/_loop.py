@@ -6,27 +6,62 @@ import asyncio
 import contextlib
 import inspect
 import os
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from kafka_async import errors
 from kafka_async._native import ffi, lib
-from kafka_async._wait import Deadline, Lock
+from kafka_async._wait import Deadline, Lock, Result
 
 _NOT_YET = (lib.KA_TIMEOUT, lib.KA_INTERRUPTED)
 
 
-class _TaskLock:
-    def __init__(self) -> None:
-        self._lock = asyncio.Lock()
+class TaskLock:
+    """A lock for tasks, first come, first served, that can be waited for with a limit.
 
-    async def acquire(self, timeout: float | None) -> bool:
+    `asyncio.wait_for` around that of asyncio may lose it, or a cancellation, where the two meet (until Python 3.12).
+    """
+
+    def __init__(self) -> None:
+        self._held = False
+        self._line: deque[asyncio.Future[bool]] = deque()
+
+    def locked(self) -> bool:
+        """Tell whether an acquire would wait.
+
+        Returns
+        -------
+        bool
+        """
+        return self._held
+
+    async def acquire(self, timeout: float | None = None) -> bool:
+        if not self._held:
+            self._held = True
+            return True
+        loop = asyncio.get_running_loop()
+        mine: asyncio.Future[bool] = loop.create_future()
+        self._line.append(mine)
+        timer = None if timeout is None else loop.call_later(timeout, _settle, mine, False)
         try:
-            return await asyncio.wait_for(self._lock.acquire(), timeout)
-        except asyncio.TimeoutError:
-            return False
+            return await mine
+        except asyncio.CancelledError:
+            if not mine.cancelled() and mine.done() and mine.result():  # it was passed on to us
+                self.release()
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+            if mine in self._line:
+                self._line.remove(mine)
 
     def release(self) -> None:
-        self._lock.release()
+        while self._line:
+            if not (following := self._line.popleft()).done():
+                following.set_result(True)
+                return
+        self._held = False
 
 
 class Looped:
@@ -80,6 +115,15 @@ class Looped:
         """
         self._serve = serve
 
+    def is_foreign(self) -> bool:
+        """Tell whether this is the child of a fork, where nothing of the parent's is stopped.
+
+        Returns
+        -------
+        bool
+        """
+        return self._process != os.getpid()
+
     def check(self) -> None:
         """Refuse a caller that does not run on this loop.
 
@@ -91,7 +135,7 @@ class Looped:
             It belongs to the parent process.
         """
         if asyncio._get_running_loop() is not self.loop:
-            if self._process != os.getpid():
+            if self.is_foreign():
                 raise errors.ForkedError(
                     f"this {self._what} belongs to the parent process: make a new one after the fork"
                 )
@@ -101,10 +145,11 @@ class Looped:
             )
 
     def close(self) -> None:
-        """Watch the bell no more."""
+        """Watch the bell no more: what it belongs to is closed, and that is the answer to all who wait."""
         self._serve = None  # which knows us
         if not self.loop.is_closed():
             self.loop.remove_reader(lib.ka_bell_descriptor(self.bell))
+            self._look()  # it may have rung since the last time
 
     def call(self, function: Callable[[], object]) -> None:
         """Have a function called on the loop; the caller may be the garbage collector, on any thread.
@@ -113,7 +158,7 @@ class Looped:
         ----------
         function : callable
         """
-        if self._process == os.getpid():
+        if not self.is_foreign():
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 self.loop.call_soon_threadsafe(function)
 
@@ -138,7 +183,7 @@ class Looped:
         future = self.loop.create_future()
         self._waiting[future] = look
         times = [time for time in (left, self._pulse) if time is not None]
-        timer = self.loop.call_later(min(times), _end, future) if times else None
+        timer = self.loop.call_later(min(times), _settle, future, lib.KA_TIMEOUT) if times else None
         try:
             return int(await future)
         finally:
@@ -165,13 +210,16 @@ class Looped:
         return asyncio.current_task()
 
     def lock(self) -> Lock:
-        return _TaskLock()
+        return TaskLock()
+
+    async def shield(self, steps: Coroutine[Any, Any, None]) -> None:
+        await asyncio.shield(steps)
 
     async def finish(self, outcome: object, what: str) -> None:  # noqa: ARG002 - any kind of callback will do
         if inspect.isawaitable(outcome):
             await outcome
 
 
-def _end(future: asyncio.Future[int]) -> None:
+def _settle(future: asyncio.Future[Result], result: Result) -> None:
     if not future.done():
-        future.set_result(lib.KA_TIMEOUT)
+        future.set_result(result)

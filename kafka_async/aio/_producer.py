@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,7 +14,8 @@ from kafka_async._native import ffi, lib
 from kafka_async._producer import OPEN_LIMIT_S, ProducerCore
 from kafka_async._transaction import send_offsets
 from kafka_async._wait import Deadline, check_timeout
-from kafka_async.aio._loop import Looped
+from kafka_async.aio._loop import Looped, TaskLock
+from kafka_async.errors import DeliveryError
 from kafka_async.message import DeliveryReport, Record, RecordMetadata, TopicPartition
 
 if TYPE_CHECKING:
@@ -76,6 +77,31 @@ class _LoopOutcomes(Outcomes):
             super()._complete(delivery, metadata, report)
         elif report is not None and is_failure(report.error) and self.unread is not None:
             self.unread.add(report)  # whoever awaited it was cancelled
+
+
+class Delivery(asyncio.Future["RecordMetadata"]):
+    """The outcome of one message, as an `asyncio.Future` of `RecordMetadata`.
+
+    A failure in one that is dropped unread counts as told to nobody.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, unread: Unread) -> None:
+        super().__init__(loop=loop)
+        self._unread = unread
+
+    def __del__(self) -> None:
+        """Pass a failure on that nobody has looked at."""
+        if self._log_traceback:
+            self._log_traceback = False  # it is told by flush() or stop(), and not by the loop
+            _pass_on(self, self._unread)
+
+
+def _pass_on(delivery: asyncio.Future[RecordMetadata], unread: Unread) -> None:
+    """Take a failure for one that nobody was told of."""
+    if delivery.done() and not delivery.cancelled():
+        error = delivery.exception()
+        if isinstance(error, DeliveryError) and error.report is not None:
+            unread.add(error.report)
 
 
 class Producer(ProducerCore):
@@ -150,7 +176,7 @@ class Producer(ProducerCore):
             raise
         self._loop_waits = waits
         self._retire = outcomes[0].retire
-        self._turn = asyncio.Lock()  # of those that wait for room
+        self._turn = TaskLock()  # of those that wait for room
         outcomes[0].unread = self._unread
         waits.serve(outcomes[0].serve)
         lib.ka_producer_hang(self._native, waits.bell)
@@ -191,7 +217,7 @@ class Producer(ProducerCore):
             As ``send_nowait``.
         """
         self._loop_waits.check()
-        delivery: asyncio.Future[RecordMetadata] = self._loop_waits.loop.create_future()
+        delivery = Delivery(self._loop_waits.loop, self._unread)
         if blocked := self._send_record(value, key, delivery, **options):
             self._give_up(blocked)
         return delivery
@@ -218,13 +244,28 @@ class Producer(ProducerCore):
         self._loop_waits.check()
         delivery: asyncio.Future[RecordMetadata] = self._loop_waits.loop.create_future()
         if self._turn.locked():
-            async with self._turn:
-                if blocked := self._send_record(value, key, delivery, **options):
-                    await self._unblock(blocked)
+            await self._in_turn(lambda: self._send_record(value, key, delivery, **options))
         elif blocked := self._send_record(value, key, delivery, **options):
-            async with self._turn:
-                await self._unblock(blocked)
-        return await delivery
+            await self._in_turn(lambda: blocked)
+        try:
+            return await delivery
+        except asyncio.CancelledError:
+            _pass_on(delivery, self._unread)  # the outcome and the cancellation came at once
+            raise
+
+    async def _in_turn(self, start: Callable[[], Blocked | None]) -> None:
+        """Send a message behind those that wait for room already; its time counts from now."""
+        deadline = Deadline(self._limits.block_timeout)
+        await self._take_turn(deadline)
+        try:
+            if blocked := start():
+                await self._unblock(blocked, deadline)
+        finally:
+            self._turn.release()
+
+    async def _take_turn(self, deadline: Deadline) -> None:
+        if not await self._turn.acquire(deadline.left()):
+            raise self._refusal(lib.KA_FULL, (0, 0, 0))
 
     def _give_up(self, blocked: Blocked) -> None:
         record, token, delivery = blocked
@@ -241,10 +282,13 @@ class Producer(ProducerCore):
             How many were accepted.
         """
         self._loop_waits.check()
-        if not self._turn.locked() and self._limits.on_full != "block":
+        if self._limits.on_full != "block":
             return await self._send_many(values_or_records, topic)
-        async with self._turn:
+        await self._take_turn(Deadline(self._limits.block_timeout))
+        try:
             return await self._send_many(values_or_records, topic)
+        finally:
+            self._turn.release()
 
     async def partitions(self, topic: str, timeout: float | None = 5.0) -> int:
         """Ask for a topic's number of partitions; see `kafka_async.Producer.partitions`."""
@@ -256,6 +300,7 @@ class Producer(ProducerCore):
 
     async def flush(self, timeout: float | None = 5.0) -> None:
         """Await the outcome of what was accepted before; see `kafka_async.Producer.flush`."""
+        self._loop_waits.check()
         await self._flush(timeout)
 
     async def purge(self, *, in_flight: bool = False) -> int:
@@ -316,6 +361,9 @@ class Producer(ProducerCore):
             self._loop_waits.call(self._retire)
 
     async def _stop(self, timeout: float | None) -> None:
+        if self._loop_waits.is_foreign():
+            return
+        self._loop_waits.check()
         try:
             await super()._stop(timeout)
         finally:
