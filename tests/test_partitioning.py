@@ -17,8 +17,7 @@ from other_client import read_log
 from shared_cluster import shared_cluster  # noqa: F401 - the fixture `cluster`
 from support import NOBODY, wait_for
 
-import kafka_async.producer
-from kafka_async import ClosedError, DeliveryReport, FlushTimeout, KafkaError, Producer, QueueFull
+from kafka_async import ClosedError, DeliveryReport, FlushTimeout, KafkaError, Producer, QueueFull, _producer
 from kafka_async.testing import MockCluster
 
 CONNECTIONS = Path("/proc/self/net/tcp")
@@ -321,7 +320,7 @@ def test_constructor_makes_its_own_topics_number_known(cluster: MockCluster, fou
 def test_constructor_goes_on_without_a_cluster(
     topic: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(kafka_async.producer, "_OPEN_LIMIT_S", 0.1)
+    monkeypatch.setattr(_producer, "OPEN_LIMIT_S", 0.1)
     with caplog.at_level(logging.WARNING, "kafka_async"), Producer(NOBODY, topic, partitioner=lambda *_: 0) as producer:
         assert any("partitions" in record.message and topic in record.message for record in caplog.records)
         for _ in range(3):

@@ -140,6 +140,7 @@ def test_handover_repeats_and_loses_nothing(kafka: str, two: str, kind: str, cal
             assert len({message.partition for message in others}) == 1
             assert len(owned(a)) == len(owned(b)) == 1
             assert a.poll_message(0.1) is b.poll_message(0.1) is None
+            del seen.act["on_revoke"]  # the other one leaves, and a commit amid a cooperative rebalance may be refused
     times = Counter(places(first + others))
     assert sorted(times) == BOTH
     # Without callbacks partitions go at any time, and what is in hand then may not be processed.
