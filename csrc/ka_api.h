@@ -435,7 +435,8 @@ ka_command *ka_consumer_group(ka_consumer *c);
  * lives as long as the consumer). Returns how many there are. */
 int64_t ka_consumer_assignment(ka_consumer *c, ka_partition *out, int64_t size);
 
-/* After KA_REBALANCE, or after ka_consumer_retire() with closing 1 for a loss: which callback (0: none), and fill out with up to size partitions for it (offset: our position).
+/* After KA_REBALANCE, or for a loss after ka_consumer_retire() with closing 1: which callback (0: none), and fill
+ * out with up to size partitions for it (offset: our position).
  * Returns how many there are. Valid until ka_consumer_rebalanced(). */
 int64_t ka_consumer_rebalance(ka_consumer *c, int32_t *kind, ka_partition *out, int64_t size);
 /* The callback has run: go on with the rebalance. */

@@ -77,8 +77,8 @@ void kai_bell_unreference(ka_bell *bell)
 
 void ka_bell_release(ka_bell *bell)
 {
-    if (bell->process ==
-        atomic_load(&kai_process)) /* else the parent reads from the same descriptor */
+    /* Else the parent reads from the same descriptor. */
+    if (bell->process == atomic_load(&kai_process))
         kai_bell_unreference(bell);
 }
 

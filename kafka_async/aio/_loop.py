@@ -53,8 +53,6 @@ class TaskLock:
         finally:
             if timer is not None:
                 timer.cancel()
-            if mine in self._line:
-                self._line.remove(mine)
 
     def release(self) -> None:
         while self._line:
