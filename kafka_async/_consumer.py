@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from threading import get_ident
 from typing import TYPE_CHECKING, NoReturn
@@ -53,7 +54,7 @@ class _Polling:
 _POLLING = _Polling()
 
 
-class ConsumerCore:
+class ConsumerCore(ABC):
     """What the consumer does, whether its calls block or are awaited.
 
     Its coroutines wait by `Waits` alone.
@@ -185,9 +186,9 @@ class ConsumerCore:
             if rows is not _POLLING:
                 self._rows = rows
 
+    @abstractmethod
     def _refill(self, timeout: float | None) -> int:
         """Take the next block. Returns how many messages; 0: none came in time."""
-        raise NotImplementedError
 
     async def _poll_batch(self, max_messages: int, timeout: float | None) -> MessageBatch:
         if isinstance(max_messages, bool) or not isinstance(max_messages, int):

@@ -9,6 +9,7 @@ import os
 import struct
 import threading
 import traceback
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -186,7 +187,7 @@ class Waiting(NamedTuple):
     delivery: Promise | None
 
 
-class Outcomes:
+class Outcomes(ABC):
     """Tells outcomes: completes futures and calls callbacks, in the order of the outcomes.
 
     It has its own share of the native producer, so a producer that is forgotten leaves no future without
@@ -235,6 +236,7 @@ class Outcomes:
         """
         self._waiting.pop(token, None)
 
+    @abstractmethod
     def is_current(self) -> bool:
         """Tell whether the caller runs inside a callback.
 
@@ -242,7 +244,6 @@ class Outcomes:
         -------
         bool
         """
-        raise NotImplementedError
 
     def pending(self) -> int:
         """Count the messages whose outcome was not told yet.
@@ -262,6 +263,7 @@ class Outcomes:
         """
         return max(0, lib.ka_producer_failed_results(self._native) - self._told_failures)
 
+    @abstractmethod
     async def wait(self, deadline: Deadline, *, even_closed: bool) -> int:
         """Wait until every outcome that is there now has been told.
 
@@ -277,7 +279,6 @@ class Outcomes:
         int
             KA_OK, KA_TIMEOUT or KA_CLOSED.
         """
-        raise NotImplementedError
 
     def tell(self) -> int:
         """Tell what is there, up to a batch.
