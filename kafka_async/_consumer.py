@@ -61,6 +61,7 @@ class ConsumerCore(ABC):
     """
 
     _caller: Callable[[], object] = staticmethod(get_ident)  # who polls, and stops
+    _closed = True  # until it is open
 
     def __init__(
         self,
@@ -77,13 +78,12 @@ class ConsumerCore(ABC):
         idle: Idle = "warm",
         cpu: int | None = None,
         log: bool = True,
-        waits: Waits,
     ) -> None:
+        self._waits = self._make_waits()
         _check_prefetch(prefetch_messages, prefetch_bytes)
         if group_id is not None and (not isinstance(group_id, str) or not group_id):
             raise ValueError(f"group_id must be a name or None, not {group_id!r}")
-        self._waits = waits
-        self._rebalancer = Rebalancer(waits, on_assign, on_revoke, on_lost)
+        self._rebalancer = Rebalancer(self._waits, on_assign, on_revoke, on_lost)
         idling = native_idle(idle, cpu)
         self._topics = None if topics is None else _names(topics, group_id)  # to subscribe to
         conf = _config(bootstrap_servers, group_id, config, prefetch_messages, prefetch_bytes)
@@ -120,6 +120,16 @@ class ConsumerCore(ABC):
         self._poller: object = None  # who has the last message in hand
         _consumers.add(self)
         _exit.watch(self)
+        self._opened()
+        self._closed = False
+
+    @abstractmethod
+    def _make_waits(self) -> Waits:
+        """Make what its coroutines wait by."""
+
+    @abstractmethod
+    def _opened(self) -> None:
+        """Do what remains to be done when the native consumer is there."""
 
     def poll_message(self, timeout: float | None = 0.1) -> Message | None:
         """Return the next message.
@@ -548,6 +558,7 @@ class ConsumerCore(ABC):
         if status == lib.KA_TIMEOUT:
             _log.logger.warning("the consumer has not left its group after %s s; it goes on in the background", timeout)
         _exit.forget(self)
+        self._closed = True
 
     def _polled_here(self) -> bool:
         """Tell whether the caller is done with the message in hand."""

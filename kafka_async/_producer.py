@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -52,11 +53,13 @@ class Blocked(NamedTuple):
     delivery: Promise | None
 
 
-class ProducerCore:
+class ProducerCore(ABC):
     """What the producer does, whether its calls block or are awaited.
 
     Its coroutines wait by `Waits` alone.
     """
+
+    _stopped = True  # and the caller was told of what was lost; until it is open
 
     def __init__(
         self,
@@ -72,9 +75,8 @@ class ProducerCore:
         idle: Idle = "warm",
         cpu: int | None = None,
         log: bool = True,
-        waits: Waits,
-        teller: Callable[[ffi.CData], Outcomes],
     ) -> None:
+        self._waits = self._make_waits()
         if not isinstance(on_full, str) or on_full not in _POLICIES:
             raise ValueError(f"on_full must be one of {', '.join(map(repr, _POLICIES))}, not {on_full!r}")
         if partitioner is not None and not callable(partitioner):
@@ -97,7 +99,6 @@ class ProducerCore:
         self._limits = Limits(queue_messages, queue_bytes, max_message, on_full, block_timeout)
         self._partitioner = partitioner
         self._counting: dict[int, ffi.CData] = {}  # topics whose partitions are being counted
-        self._stopped = False  # and the caller was told of what was lost
         self._topics: dict[str, int] = {}
         if topic is not None:
             check_topic(topic)
@@ -124,13 +125,26 @@ class ProducerCore:
             raise native_error(error)
         conf.taken()
         self._native = ffi.gc(native, lib.ka_producer_release)
-        self._waits = waits
-        self._outcomes = teller(native)
         self._unread = Unread()
+        self._outcomes = self._make_outcomes()
         self._failures = Failures(self._native, self._unread)
         self._topic = topic
         self._default_topic = _NO_TOPIC if topic is None else self._topic_number(topic)
         _exit.watch(self)
+        self._opened()
+        self._stopped = False
+
+    @abstractmethod
+    def _make_waits(self) -> Waits:
+        """Make what its coroutines wait by."""
+
+    @abstractmethod
+    def _make_outcomes(self) -> Outcomes:
+        """Make what tells of outcomes."""
+
+    @abstractmethod
+    def _opened(self) -> None:
+        """Do what remains to be done when the native producer is there."""
 
     async def _count_default_topic(self) -> None:
         """Let the first message find its partitions; a cluster that is away shows in `send`."""

@@ -5,19 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, overload
+from typing import Literal, overload
 
 from kafka_async import errors
 from kafka_async._consumer import ConsumerCore
 from kafka_async._requests import Completer, result
-from kafka_async._wait import BLOCKING, check_timeout, run
+from kafka_async._wait import BLOCKING, Waits, check_timeout, run
 from kafka_async.batch import MessageBatch
 from kafka_async.message import Message, TopicPartition
-
-if TYPE_CHECKING:
-    from kafka_async._idle import Idle
-    from kafka_async._rebalance import Callback
-    from kafka_async.config import Value
 
 
 class Consumer(ConsumerCore):
@@ -86,37 +81,10 @@ class Consumer(ConsumerCore):
     batch where it is larger: data that compress 128 times take at most `prefetch_bytes` more.
     """
 
-    def __init__(
-        self,
-        bootstrap_servers: str,
-        topics: str | Iterable[str] | None = None,
-        *,
-        group_id: str | None = None,
-        config: Mapping[str, Value] | None = None,
-        prefetch_messages: int = 100_000,
-        prefetch_bytes: int = 64 * 2**20,
-        on_assign: Callback | None = None,
-        on_revoke: Callback | None = None,
-        on_lost: Callback | None = None,
-        idle: Idle = "warm",
-        cpu: int | None = None,
-        log: bool = True,
-    ) -> None:
-        super().__init__(
-            bootstrap_servers,
-            topics,
-            group_id=group_id,
-            config=config,
-            prefetch_messages=prefetch_messages,
-            prefetch_bytes=prefetch_bytes,
-            on_assign=on_assign,
-            on_revoke=on_revoke,
-            on_lost=on_lost,
-            idle=idle,
-            cpu=cpu,
-            log=log,
-            waits=BLOCKING,
-        )
+    def _make_waits(self) -> Waits:
+        return BLOCKING
+
+    def _opened(self) -> None:
         self._completer = Completer(self)
         if self._topics is not None:
             self.subscribe(self._topics)

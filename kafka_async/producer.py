@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from kafka_async._delivery import Delivery, Dispatcher
+from kafka_async._delivery import Delivery, Dispatcher, Outcomes
 from kafka_async._native import lib
 from kafka_async._producer import OPEN_LIMIT_S, ProducerCore
 from kafka_async._transaction import send_offsets
-from kafka_async._wait import BLOCKING, check_timeout, run
+from kafka_async._wait import BLOCKING, Waits, check_timeout, run
 from kafka_async.message import Record, TopicPartition
 
 if TYPE_CHECKING:
     from typing_extensions import TypedDict, Unpack
 
     from kafka_async._delivery import OnDelivery
-    from kafka_async._idle import Idle
-    from kafka_async._producer import Partitioner
-    from kafka_async.config import Value
     from kafka_async.consumer import Consumer
     from kafka_async.message import Headers, Payload
 
@@ -98,36 +95,13 @@ class Producer(ProducerCore):
     `topic` it waits up to 5 s for the topic's number of partitions.
     """
 
-    def __init__(
-        self,
-        bootstrap_servers: str,
-        topic: str | None = None,
-        *,
-        config: Mapping[str, Value] | None = None,
-        queue_messages: int = 100_000,
-        queue_bytes: int = 64 * 2**20,
-        on_full: Literal["raise", "block", "drop_new", "drop_old"] = "raise",
-        block_timeout: float | None = None,
-        partitioner: Partitioner | None = None,
-        idle: Idle = "warm",
-        cpu: int | None = None,
-        log: bool = True,
-    ) -> None:
-        super().__init__(
-            bootstrap_servers,
-            topic,
-            config=config,
-            queue_messages=queue_messages,
-            queue_bytes=queue_bytes,
-            on_full=on_full,
-            block_timeout=block_timeout,
-            partitioner=partitioner,
-            idle=idle,
-            cpu=cpu,
-            log=log,
-            waits=BLOCKING,
-            teller=Dispatcher,
-        )
+    def _make_waits(self) -> Waits:
+        return BLOCKING
+
+    def _make_outcomes(self) -> Outcomes:
+        return Dispatcher(self._native)
+
+    def _opened(self) -> None:
         run(self._count_default_topic())
 
     def send(

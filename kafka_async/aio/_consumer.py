@@ -18,14 +18,7 @@ from kafka_async.batch import MessageBatch
 from kafka_async.message import Message, TopicPartition
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from typing_extensions import Self
-
-    from kafka_async._idle import Idle
-    from kafka_async.config import Value
-
-    Callback = Callable[["Consumer", list[TopicPartition]], Awaitable[object] | object]
 
 _PULSE_S = 0.2  # a poll that is awaited counts as one, as long as the loop turns
 
@@ -53,54 +46,22 @@ class Consumer(ConsumerCore):
         As `kafka_async.Consumer`.
     """
 
-    def __init__(
-        self,
-        bootstrap_servers: str,
-        topics: str | Iterable[str] | None = None,
-        *,
-        group_id: str | None = None,
-        config: Mapping[str, Value] | None = None,
-        prefetch_messages: int = 100_000,
-        prefetch_bytes: int = 64 * 2**20,
-        on_assign: Callback | None = None,
-        on_revoke: Callback | None = None,
-        on_lost: Callback | None = None,
-        idle: Idle = "warm",
-        cpu: int | None = None,
-        log: bool = True,
-    ) -> None:
-        self._closed = True  # until it is open
-        waits = Looped("consumer", _PULSE_S)
-        try:
-            super().__init__(
-                bootstrap_servers,
-                topics,
-                group_id=group_id,
-                config=config,
-                prefetch_messages=prefetch_messages,
-                prefetch_bytes=prefetch_bytes,
-                on_assign=on_assign,
-                on_revoke=on_revoke,
-                on_lost=on_lost,
-                idle=idle,
-                cpu=cpu,
-                log=log,
-                waits=waits,
-            )
-        except BaseException:
-            waits.close()
-            raise
-        self._loop_waits = waits
+    _waits: Looped
+
+    def _make_waits(self) -> Looped:
+        return Looped("consumer", _PULSE_S)
+
+    def _opened(self) -> None:
         self._filling = False
         self._stopping: asyncio.Task[None] | None = None
-        self._closed = False
-        lib.ka_consumer_hang(self._native, waits.bell)
+        self._waits.open()
+        lib.ka_consumer_hang(self._native, self._waits.bell)
 
     def _caller(self) -> object:
         """Tell which task is calling; it must run on the owner's loop."""
-        task = asyncio.current_task(self._loop_waits.loop)
+        task = asyncio.current_task(self._waits.loop)
         if task is None:
-            self._loop_waits.check()
+            self._waits.check()
         return task
 
     def _refill(self, timeout: float | None) -> int:  # noqa: ARG002 - it is awaited elsewhere
@@ -157,7 +118,7 @@ class Consumer(ConsumerCore):
             self._filling = False
 
     def _claim(self) -> None:
-        self._loop_waits.check()
+        self._waits.check()
         if self._filling:
             raise RuntimeError("another task is polling this consumer: poll from one task at a time")
         self._filling = True
@@ -261,12 +222,12 @@ class Consumer(ConsumerCore):
         await self._stop(check_timeout(timeout), self._polled_here())
 
     async def _stop(self, timeout: float | None, store_last: bool) -> None:
-        if self._loop_waits.is_foreign():
+        if self._waits.is_foreign():
             return
-        self._loop_waits.check()
+        self._waits.check()
         self._rebalancer.refuse_inside("stop")
         if self._stopping is None:
-            self._stopping = self._loop_waits.loop.create_task(super()._stop(timeout, store_last))
+            self._stopping = self._waits.loop.create_task(super()._stop(timeout, store_last))
         await asyncio.shield(self._stopping)  # who is cancelled leaves it to others
 
     def _polled_here(self) -> bool:
@@ -280,8 +241,7 @@ class Consumer(ConsumerCore):
 
     async def _close(self, deadline: Deadline, timeout: float | None, store_last: bool) -> None:
         await super()._close(deadline, timeout, store_last)
-        self._closed = True
-        self._loop_waits.close()
+        self._waits.close()
 
     async def __aenter__(self) -> Self:
         """Use it as an asynchronous context manager, which stops it at the end."""
@@ -302,4 +262,4 @@ class Consumer(ConsumerCore):
         """Warn of one that was not stopped; it closes in the background."""
         if not self._closed:
             warnings.warn(f"a consumer was not stopped: {self!r}", ResourceWarning, stacklevel=1, source=self)
-            self._loop_waits.call(self._loop_waits.close)
+            self._waits.call(self._waits.close)

@@ -78,7 +78,7 @@ class Looped:
     Raises
     ------
     RuntimeError
-        No event loop is running, or it can't watch a file descriptor.
+        No event loop is running.
     """
 
     def __init__(self, what: str, pulse: float | None = None) -> None:
@@ -95,6 +95,21 @@ class Looped:
         self.bell = ffi.gc(bell, lib.ka_bell_release)
         self._waiting: dict[asyncio.Future[int], Callable[[], int]] = {}
         self._serve: Callable[[], bool] | None = None
+
+    def open(self, serve: Callable[[], bool] | None = None) -> None:
+        """Listen to the bell.
+
+        Parameters
+        ----------
+        serve : callable, optional
+            Is called, too, when it has rung; again soon, if it returns True.
+
+        Raises
+        ------
+        RuntimeError
+            The loop can't watch a file descriptor.
+        """
+        self._serve = serve
         lib.ka_bell_arm(self.bell)
         try:
             self.loop.add_reader(lib.ka_bell_descriptor(self.bell), self._on_ring)
@@ -103,15 +118,6 @@ class Looped:
                 f"{type(self.loop).__name__} can't watch a file descriptor (no add_reader()): use another event loop, "
                 "such as asyncio.SelectorEventLoop"
             ) from None
-
-    def serve(self, serve: Callable[[], bool]) -> None:
-        """Call this, too, when the bell has rung; again soon, if it returns True.
-
-        Parameters
-        ----------
-        serve : callable
-        """
-        self._serve = serve
 
     def is_foreign(self) -> bool:
         """Tell whether this is the child of a fork, where nothing of the parent's is stopped.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from kafka_async._delivery import Outcomes, Unread, is_failure
 from kafka_async._native import ffi, lib
@@ -21,10 +21,8 @@ from kafka_async.message import DeliveryReport, Record, RecordMetadata, TopicPar
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
-    from kafka_async._idle import Idle
-    from kafka_async._producer import Blocked, Partitioner
+    from kafka_async._producer import Blocked
     from kafka_async.aio._consumer import Consumer
-    from kafka_async.config import Value
     from kafka_async.message import Payload
     from kafka_async.producer import SendOptions
 
@@ -34,12 +32,12 @@ _send = lib.ka_producer_send
 class _LoopOutcomes(Outcomes):
     """Tells outcomes on the event loop."""
 
-    def __init__(self, native: ffi.CData, waits: Looped) -> None:
+    def __init__(self, native: ffi.CData, waits: Looped, unread: Unread) -> None:
         super().__init__(native)
         self._waits = waits
         self._telling = False
         self._all_told = self._retired = False
-        self.unread: Unread | None = None
+        self._unread = unread
 
     def serve(self) -> bool:
         """Tell a batch. Returns whether there may be more."""
@@ -75,8 +73,8 @@ class _LoopOutcomes(Outcomes):
     def _complete(self, delivery: Any, metadata: RecordMetadata, report: DeliveryReport | None) -> None:
         if not delivery.done():
             super()._complete(delivery, metadata, report)
-        elif report is not None and is_failure(report.error) and self.unread is not None:
-            self.unread.add(report)  # whoever awaited it was cancelled
+        elif report is not None and is_failure(report.error):
+            self._unread.add(report)  # whoever awaited it was cancelled
 
 
 class Delivery(asyncio.Future["RecordMetadata"]):
@@ -132,54 +130,19 @@ class Producer(ProducerCore):
     One eventfd (elsewhere a pipe) rings the event loop, once for a burst of outcomes.
     """
 
-    def __init__(
-        self,
-        bootstrap_servers: str,
-        topic: str | None = None,
-        *,
-        config: Mapping[str, Value] | None = None,
-        queue_messages: int = 100_000,
-        queue_bytes: int = 64 * 2**20,
-        on_full: Literal["raise", "block", "drop_new", "drop_old"] = "raise",
-        block_timeout: float | None = None,
-        partitioner: Partitioner | None = None,
-        idle: Idle = "warm",
-        cpu: int | None = None,
-        log: bool = True,
-    ) -> None:
-        self._stopped = True  # until it is open
-        waits = Looped("producer")
-        outcomes: list[_LoopOutcomes] = []
+    _waits: Looped
+    _outcomes: _LoopOutcomes
 
-        def teller(native: ffi.CData) -> _LoopOutcomes:
-            outcomes.append(_LoopOutcomes(native, waits))
-            return outcomes[0]
+    def _make_waits(self) -> Looped:
+        return Looped("producer")
 
-        try:
-            super().__init__(
-                bootstrap_servers,
-                topic,
-                config=config,
-                queue_messages=queue_messages,
-                queue_bytes=queue_bytes,
-                on_full=on_full,
-                block_timeout=block_timeout,
-                partitioner=partitioner,
-                idle=idle,
-                cpu=cpu,
-                log=log,
-                waits=waits,
-                teller=teller,
-            )
-        except BaseException:
-            waits.close()
-            raise
-        self._loop_waits = waits
-        self._retire = outcomes[0].retire
+    def _make_outcomes(self) -> _LoopOutcomes:
+        return _LoopOutcomes(self._native, self._waits, self._unread)
+
+    def _opened(self) -> None:
         self._turn = TaskLock()  # of those that wait for room
-        outcomes[0].unread = self._unread
-        waits.serve(outcomes[0].serve)
-        lib.ka_producer_hang(self._native, waits.bell)
+        self._waits.open(self._outcomes.serve)
+        lib.ka_producer_hang(self._native, self._waits.bell)
 
     def send_nowait(self, value: Payload, key: Payload = None, **options: Unpack[SendOptions]) -> None:
         """Accept a message and return; as `kafka_async.Producer.send`, but that it never waits.
@@ -216,8 +179,8 @@ class Producer(ProducerCore):
         QueueFull, MessageTooLarge, TypeError, ValueError, TransactionError, KafkaError, ClosedError, ForkedError
             As ``send_nowait``.
         """
-        self._loop_waits.check()
-        delivery = Delivery(self._loop_waits.loop, self._unread)
+        self._waits.check()
+        delivery = Delivery(self._waits.loop, self._unread)
         if blocked := self._send_record(value, key, delivery, **options):
             self._give_up(blocked)
         return delivery
@@ -241,8 +204,8 @@ class Producer(ProducerCore):
         QueueFull, MessageTooLarge, TypeError, ValueError, TransactionError, KafkaError, ClosedError, ForkedError
             As `kafka_async.Producer.send`.
         """
-        self._loop_waits.check()
-        delivery: asyncio.Future[RecordMetadata] = self._loop_waits.loop.create_future()
+        self._waits.check()
+        delivery: asyncio.Future[RecordMetadata] = self._waits.loop.create_future()
         if self._turn.locked():
             await self._in_turn(lambda: self._send_record(value, key, delivery, **options))
         elif blocked := self._send_record(value, key, delivery, **options):
@@ -281,7 +244,7 @@ class Producer(ProducerCore):
         int
             How many were accepted.
         """
-        self._loop_waits.check()
+        self._waits.check()
         if self._limits.on_full != "block":
             return await self._send_many(values_or_records, topic)
         await self._take_turn(Deadline(self._limits.block_timeout))
@@ -300,7 +263,7 @@ class Producer(ProducerCore):
 
     async def flush(self, timeout: float | None = 5.0) -> None:
         """Await the outcome of what was accepted before; see `kafka_async.Producer.flush`."""
-        self._loop_waits.check()
+        self._waits.check()
         await self._flush(timeout)
 
     async def purge(self, *, in_flight: bool = False) -> int:
@@ -358,17 +321,17 @@ class Producer(ProducerCore):
         """Warn of one that was not stopped; it closes in the background."""
         if not self._stopped:
             warnings.warn(f"a producer was not stopped: {self!r}", ResourceWarning, stacklevel=1, source=self)
-            self._loop_waits.call(self._retire)
+            self._waits.call(self._outcomes.retire)
 
     async def _stop(self, timeout: float | None) -> None:
-        if self._loop_waits.is_foreign():
+        if self._waits.is_foreign():
             return
-        self._loop_waits.check()
+        self._waits.check()
         try:
             await super()._stop(timeout)
         finally:
             if self._stopped:
-                self._retire()
+                self._outcomes.retire()
 
     def _end_exit(self, timeout_s: float) -> int:
         return super()._end_exit(timeout_s) + self._outcomes.untold_failures()
