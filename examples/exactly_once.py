@@ -30,7 +30,11 @@ def price_orders(consumer: Consumer, producer: Producer) -> int:
 
 
 def main(servers: str) -> None:
-    settings = {"enable.auto.commit": False, "auto.offset.reset": "earliest", "isolation.level": "read_committed"}
+    settings: dict[str, str | bool] = {
+        "enable.auto.commit": False,
+        "auto.offset.reset": "earliest",
+        "isolation.level": "read_committed",
+    }
     total = 0
     try:
         with (
