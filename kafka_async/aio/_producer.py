@@ -188,6 +188,10 @@ class Producer(ProducerCore):
     async def send(self, value: Payload, key: Payload = None, **options: Unpack[SendOptions]) -> RecordMetadata:
         """Send a message and await its acknowledgement.
 
+        The message is copied when it is accepted: when the coroutine first runs or, with ``on_full="block"`` and a full
+        queue, when it has found room. Until then a buffer (bytearray, memoryview, numpy) and the headers must not
+        change, since they may be read at any time; pass a copy, ``bytes(...)``, of what is used again sooner.
+
         A call that is cancelled after the message was accepted leaves it accepted: it has its one outcome in the
         metrics, and a failure of it counts as told to nobody.
 
@@ -238,6 +242,10 @@ class Producer(ProducerCore):
         """Accept many messages by one native call, awaiting room with ``on_full="block"``.
 
         As `kafka_async.Producer.send_many` in all else: their acknowledgements are not awaited.
+
+        All messages are copied before it awaits room for them: when the coroutine first runs or, with
+        ``on_full="block"``, once no earlier call waits for room. Until then the iterable, its buffers (bytearray,
+        memoryview, numpy) and its records' headers must not change.
 
         Returns
         -------
