@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
+
+import pytest
 
 from kafka_async import Message, aio
 
 T = TypeVar("T")
 LIMIT_S = 30.0
+newer = pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio has no timeout() and no TaskGroup")
 
 
 def run(main: Coroutine[Any, Any, T], *, debug: bool = False, limit: float = LIMIT_S) -> T:

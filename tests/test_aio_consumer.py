@@ -8,7 +8,7 @@ import random
 from typing import Any
 
 import pytest
-from loops import fails, read, run, until
+from loops import fails, newer, read, run, until
 from shared_cluster import shared_cluster as shared_cluster
 from support import send_all
 
@@ -142,7 +142,7 @@ def test_slow_task_delays_itself_alone(cluster: MockCluster, filled: str) -> Non
 # ---------------------------------------------------------------- cancellation
 
 
-@pytest.mark.parametrize("way", ["cancel", "wait_for", "timeout 0"])
+@pytest.mark.parametrize("way", ["cancel", "wait_for", pytest.param("timeout", marks=newer), "timeout 0"])
 def test_cancelled_polls_lose_nothing(cluster: MockCluster, one: str, way: str) -> None:
     """At random moments, while messages trickle in."""
 
@@ -170,6 +170,12 @@ def test_cancelled_polls_lose_nothing(cluster: MockCluster, one: str, way: str) 
                         return await asyncio.wait_for(consumer.poll_message(None), limit)
                     except asyncio.TimeoutError:
                         return None
+                if way == "timeout":
+                    message = None
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(limit):
+                            message = await consumer.poll_message(None)
+                    return message
                 task = asyncio.create_task(consumer.poll_message(None))
                 await asyncio.sleep(limit)
                 task.cancel()
@@ -185,6 +191,69 @@ def test_cancelled_polls_lose_nothing(cluster: MockCluster, one: str, way: str) 
                     found.append(message.offset)
             await producing
             assert found == list(range(COUNT))
+
+    run(main())
+
+
+@newer
+def test_timeout_of_a_poll_leaves_the_first_message_to_the_next(cluster: MockCluster, one: str) -> None:
+    async def main() -> None:
+        async with aio.Consumer(cluster.bootstrap_servers, one, config=EARLIEST) as consumer:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await consumer.poll_message(None)
+            async with aio.Producer(cluster.bootstrap_servers, one) as producer:
+                for _ in range(3):
+                    await producer.send(b"v")
+            assert offsets(await read(consumer, 3)) == [0, 1, 2]
+
+    run(main())
+
+
+@newer
+def test_task_that_polls_and_one_that_produces_in_a_group(cluster: MockCluster, one: str) -> None:
+    async def main() -> None:
+        servers = cluster.bootstrap_servers
+        async with aio.Producer(servers, one) as producer, aio.Consumer(servers, one, config=EARLIEST) as consumer:
+
+            async def produce() -> None:
+                for _ in range(COUNT):
+                    await producer.send(b"v")
+
+            async with asyncio.TaskGroup() as group:
+                reading = group.create_task(read(consumer, COUNT))
+                group.create_task(produce())
+            assert offsets(reading.result()) == list(range(COUNT))
+
+    run(main())
+
+
+@newer
+def test_group_that_fails_cancels_its_poll_and_no_message_is_lost(cluster: MockCluster, one: str) -> None:
+    async def main() -> None:
+        found: list[Message] = []
+        servers = cluster.bootstrap_servers
+        async with aio.Producer(servers, one) as producer, aio.Consumer(servers, one, config=EARLIEST) as consumer:
+
+            async def poll() -> None:
+                async for message in consumer:
+                    found.append(message)
+
+            async def produce() -> None:
+                for _ in range(COUNT):
+                    producer.send_nowait(b"v")
+                await until(lambda: found)
+                raise KeyError("mine")
+
+            async def both() -> None:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(poll())
+                    group.create_task(produce())
+
+            error = await fails(both(), Exception)
+            assert [type(inner) for inner in error.exceptions] == [KeyError]  # type: ignore[attr-defined]
+            found += await read(consumer, COUNT - len(found))
+            assert offsets(found) == list(range(COUNT))
 
     run(main())
 

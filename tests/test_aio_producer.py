@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from loops import fails, run, until
+from loops import fails, newer, run, until
 from shared_cluster import shared_cluster as shared_cluster
 from support import NOBODY, read, reader, wait_for
 
@@ -352,19 +352,42 @@ def test_dropped_message_ends_its_future() -> None:
     run(main())
 
 
+def test_buffers_are_the_callers_again_once_they_are_accepted(t: MockCluster) -> None:
+    async def main() -> None:
+        async with aio.Producer(t.bootstrap_servers, "t", queue_messages=2, on_full="block") as producer:
+            t.broker_down(1)
+            value, many = bytearray(b"send"), bytearray(b"send_many")
+            first = asyncio.create_task(producer.send(value))
+            waiting = asyncio.create_task(producer.send_many([many] * 3))  # but for one it has to
+            await until(lambda: producer.metrics().accepted == 2)
+            value[:] = many[:] = b"used again"
+            t.broker_up(1)
+            await first
+            assert await waiting == 3
+
+    run(main())
+    assert values(t, "t", 4) == [b"send"] + [b"send_many"] * 3
+
+
 # ---------------------------------------------------------------- cancellation
 
 
-def test_cancelled_sends_have_one_outcome_each(cluster: MockCluster, one: str) -> None:
-    """Also behind asyncio.wait_for, and when the queue is full most of the time."""
+@pytest.mark.parametrize("way", ["wait_for", pytest.param("timeout", marks=newer)])
+def test_cancelled_sends_have_one_outcome_each(cluster: MockCluster, one: str, way: str) -> None:
+    """Also behind asyncio.wait_for and in asyncio.timeout, and when the queue is full most of the time."""
 
     async def main() -> int:
         rng = random.Random(1)
         async with aio.Producer(cluster.bootstrap_servers, one, queue_messages=50, on_full="block") as producer:
 
             async def send(number: int) -> None:
+                limit = rng.random() * 0.01
                 with contextlib.suppress(asyncio.TimeoutError, asyncio.CancelledError):
-                    await asyncio.wait_for(producer.send(b"%d" % number), rng.random() * 0.01)
+                    if way == "wait_for":
+                        await asyncio.wait_for(producer.send(b"%d" % number), limit)
+                    else:
+                        async with asyncio.timeout(limit):
+                            await producer.send(b"%d" % number)
 
             tasks = [asyncio.create_task(send(number)) for number in range(3000)]
             while not all(task.done() for task in tasks):
@@ -380,6 +403,59 @@ def test_cancelled_sends_have_one_outcome_each(cluster: MockCluster, one: str) -
     found = values(cluster, one, accepted)
     assert 0 < accepted < 3000
     assert len({*found}) == len(found) == accepted
+
+
+@newer
+def test_timeout_takes_back_a_send_that_waits_for_room_and_no_other(t: MockCluster) -> None:
+    async def main() -> None:
+        async with aio.Producer(t.bootstrap_servers, "t", queue_messages=1, on_full="block") as producer:
+            t.broker_down(1)
+            for value in (b"accepted", b"never"):
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.1):
+                        await producer.send(value)
+                metrics = producer.metrics()
+                assert (metrics.accepted, metrics.outstanding, producer._outcomes.pending()) == (1, 1, 1)
+            t.broker_up(1)
+            assert (await producer.send(b"next")).offset == 1  # also the turn was passed on
+            metrics = producer.metrics()
+            assert (metrics.accepted, metrics.delivered, producer._outcomes.pending()) == (2, 2, 0)
+
+    run(main())
+    assert values(t, "t", 2) == [b"accepted", b"next"]
+
+
+@newer
+@pytest.mark.parametrize("kind", [MessageTooLarge, DeliveryError])
+def test_group_of_sends_ends_by_the_failure_of_one(
+    cluster: MockCluster, one: str, kind: type[MessageTooLarge] | type[DeliveryError]
+) -> None:
+    """Refused at once, or failed after its acceptance: the others keep their outcomes, whoever awaits them or not."""
+    refused = kind is MessageTooLarge
+
+    async def main() -> None:
+        async with aio.Producer(cluster.bootstrap_servers, one) as producer:
+            tasks: list[asyncio.Task[Any]] = []
+
+            async def send_all() -> None:
+                async with asyncio.TaskGroup() as group:
+                    tasks.append(group.create_task(producer.send(b"first")))
+                    bad = producer.send(b"x" * 2_000_000) if refused else producer.send(b"bad", partition=9)
+                    tasks.append(group.create_task(bad))
+                    tasks.append(group.create_task(producer.send(b"last")))
+
+            error = await fails(send_all(), Exception)
+            assert [type(inner) for inner in error.exceptions] == [kind]  # type: ignore[attr-defined]
+            first, _, last = tasks
+            assert all(task.cancelled() or task.result().topic == one for task in (first, last))
+            await producer.flush()  # which has nothing to tell: the group told of the failure
+            metrics = producer.metrics()
+            assert (metrics.delivered, metrics.failed, metrics.outstanding) == (2, 0 if refused else 1, 0)
+            assert metrics.accepted == metrics.delivered + metrics.failed
+            assert producer._outcomes.pending() == 0
+
+    run(main())
+    assert values(cluster, one, 2) == [b"first", b"last"]
 
 
 # ---------------------------------------------------------------- transactions

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import statistics
 from collections import Counter
 
 import pytest
-from loops import run
+from loops import run, until
 from other_client import read_log
 from support import create_topic
 
@@ -18,6 +19,7 @@ pytestmark = [pytest.mark.broker, pytest.mark.timeout(180)]
 
 EARLIEST = {"auto.offset.reset": "earliest"}
 MINUTE_S = 60.0
+SLOW_S = 0.05
 
 
 def test_100_000_gathered_sends_keep_order_and_know_their_places(broker: str, topic: str) -> None:
@@ -56,6 +58,42 @@ def test_iteration_while_three_tasks_produce(broker: str, topic: str) -> None:
                 if seen.total() == 6000:
                     break
             await asyncio.gather(*tasks)
+
+    run(main(), limit=60)
+
+
+def test_slow_task_delays_itself_alone(broker: str, topic: str) -> None:
+    """Sends are acknowledged as fast beside a task that takes its time over every message as without it."""
+    create_topic(broker, topic, 1)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        async with aio.Producer(broker, topic) as producer, aio.Consumer(broker, topic, config=EARLIEST) as consumer:
+
+            async def typical() -> float:
+                times = []
+                for _ in range(500):
+                    begin = loop.time()
+                    await producer.send(b"v")
+                    times.append(loop.time() - begin)
+                return statistics.median(times)
+
+            handled = 0
+
+            async def read_slowly() -> None:
+                nonlocal handled
+                async for _ in consumer:
+                    await asyncio.sleep(SLOW_S)
+                    handled += 1
+
+            await producer.warm_up()
+            alone = await typical()
+            slow = asyncio.create_task(read_slowly())
+            await until(lambda: handled)
+            beside = await typical()
+            assert 1 < handled < 500  # it was at work all the time, and far behind
+            assert beside < alone + SLOW_S / 4
+            slow.cancel()
 
     run(main(), limit=60)
 
