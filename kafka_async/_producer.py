@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from kafka_async import _exit, _log, _payload, errors
@@ -98,6 +98,7 @@ class ProducerCore(ABC):
         max_message = conf.number("message.max.bytes", 1_000_000)
         self._limits = Limits(queue_messages, queue_bytes, max_message, on_full, block_timeout)
         self._partitioner = partitioner
+        self._purged_before: int | None = None  # closing
         self._counting: dict[int, ffi.CData] = {}  # topics whose partitions are being counted
         self._topics: dict[str, int] = {}
         if topic is not None:
@@ -224,7 +225,9 @@ class ProducerCore(ABC):
             Waiting(topic, _payload.kept(key), _payload.kept(value), packed, on_delivery, delivery)
         )
 
-    def _refuse(self, status: int, record: _Record, token: int, delivery: Promise | None) -> None:
+    def _refuse(
+        self, status: int, record: _Record, token: int, delivery: Promise | None, no_wait: str | None = None
+    ) -> None:
         """Tell that a message was not accepted."""
         if token:
             self._outcomes.forget(token)
@@ -232,7 +235,7 @@ class ProducerCore(ABC):
         if status == lib.KA_DROPPED and delivery is not None:
             delivery.set_exception(self._refusal(lib.KA_FULL, sizes))
         if status < 0:
-            raise self._refusal(status, sizes)
+            raise self._refusal(status, sizes, no_wait)
 
     async def _unblock(self, blocked: Blocked, deadline: Deadline | None = None) -> None:
         """Send a message when there is room for it."""
@@ -422,7 +425,7 @@ class ProducerCore(ABC):
 
     async def _stop(self, timeout: float | None) -> None:
         timeout = check_timeout(timeout)
-        if self._stopped or lib.ka_producer_close(self._native, micros(timeout)) == lib.KA_FORKED:
+        if self._stopped or not self._begin_close(timeout):
             return
         # The core keeps to the timeout itself; the limit here is for purging that takes long.
         deadline = Deadline(None if timeout is None else timeout + _PURGE_LIMIT_S)
@@ -439,7 +442,7 @@ class ProducerCore(ABC):
         self._stopped = self._unread.stopped = True
         _exit.forget(self)
         if lost < 0:
-            error: errors.KafkaError = self._flush_timeout(self.metrics().outstanding, "being purged in the background")
+            error: errors.KafkaError = self._flush_timeout(self._purged_closing(), "being purged in the background")
         elif lost and lib.ka_producer_transaction(self._native) in (lib.KA_TXN_OPEN, lib.KA_TXN_UNKNOWN):
             error = self._stopped_within(lost)
         elif lost:
@@ -451,6 +454,18 @@ class ProducerCore(ABC):
             return
         self._failures.tell()  # by this error
         raise error
+
+    def _begin_close(self, timeout: float | None) -> bool:
+        """Close. Returns whether it is ours to close."""
+        if self._purged_before is None:
+            with suppress(errors.ForkedError):
+                self._purged_before = self.metrics().purged
+        return bool(lib.ka_producer_close(self._native, micros(timeout)) != lib.KA_FORKED)
+
+    def _purged_closing(self) -> int:
+        """Count what closing purges, whether it is through with that or not."""
+        now = self.metrics()
+        return now.outstanding + now.purged - (self._purged_before or 0)
 
     def _stopped_within(self, messages: int) -> errors.TransactionError:
         if lib.ka_producer_transaction(self._native) == lib.KA_TXN_OPEN:
@@ -530,12 +545,11 @@ class ProducerCore(ABC):
             self._topics[topic] = number
         return number
 
-    def _refusal(self, status: int, sizes: tuple[int, int, int]) -> Exception:
+    def _refusal(self, status: int, sizes: tuple[int, int, int], no_wait: str | None = None) -> Exception:
+        if self._outcomes.is_current():
+            no_wait = "a delivery callback does not wait"
         return self._limits.refusal(
-            status,
-            sizes,
-            in_callback=self._outcomes.is_current(),
-            transaction=lib.ka_producer_transaction(self._native),
+            status, sizes, no_wait=no_wait, transaction=lib.ka_producer_transaction(self._native)
         )
 
     def _flush_timeout(self, outstanding: int, what: str) -> errors.FlushTimeout:
@@ -550,12 +564,12 @@ class ProducerCore(ABC):
         return error
 
     def _begin_exit(self, timeout_s: float) -> None:
-        lib.ka_producer_close(self._native, micros(timeout_s))
+        self._begin_close(timeout_s)
 
     def _end_exit(self, timeout_s: float) -> int:
         lost = wait(lambda timeout_us: lib.ka_wait_producer_closed(self._native, timeout_us), timeout_s)
         if lost < 0:
-            lost = self.metrics().outstanding
+            lost = self._purged_closing()
         return lost + self._failures.tell()[0]
 
 

@@ -25,7 +25,7 @@ class Limits:
     on_full: str
     block_timeout: float | None
 
-    def refusal(self, status: int, sizes: tuple[int, int, int], *, in_callback: bool, transaction: int) -> Exception:
+    def refusal(self, status: int, sizes: tuple[int, int, int], *, no_wait: str | None, transaction: int) -> Exception:
         """Tell why a message was not accepted.
 
         Parameters
@@ -34,8 +34,8 @@ class Limits:
             The core's.
         sizes : tuple of int
             Of value, key and headers.
-        in_callback : bool
-            The caller is a delivery callback.
+        no_wait : str or None
+            Why the call did not wait for room, where others do.
         transaction : int
             The state of transactions.
 
@@ -46,7 +46,7 @@ class Limits:
         if status == lib.KA_FULL:
             return errors.QueueFull(
                 f"the queue is full ({self.queue_messages} messages or {self.queue_bytes} bytes without an outcome, or "
-                f"callbacks that have not run): {self._advice(in_callback)}, or raise queue_messages or queue_bytes",
+                f"callbacks that have not run): {self._advice(no_wait)}, or raise queue_messages or queue_bytes",
                 code=-184,
                 name="_QUEUE_FULL",
                 retriable=True,
@@ -64,13 +64,13 @@ class Limits:
             return errors.TransactionError(f"no transaction is open: {advice}", code=-172, name="_STATE")
         return state_error(status)
 
-    def _advice(self, in_callback: bool) -> str:
+    def _advice(self, no_wait: str | None) -> str:
         if self.on_full == "raise":
             return "send again later, use on_full='block'"
         if self.on_full != "block":
             return "the message was dropped, as on_full says"
-        if in_callback:
-            return "a delivery callback does not wait; send again later"
+        if no_wait:
+            return f"{no_wait}; send again later"
         return f"no room came within block_timeout={self.block_timeout} s; send again later"
 
 

@@ -297,8 +297,9 @@ def test_waiting_for_room_has_an_end_and_can_be_cancelled() -> None:
         options: dict[str, Any] = {"queue_messages": 1, "on_full": "block", "log": False}
         async with aio.Producer(NOBODY, "t", block_timeout=0.2, **options) as producer:
             producer.send_nowait(b"v")
-            with pytest.raises(QueueFull):
-                producer.send_nowait(b"v")
+            for call in (producer.send_nowait, producer.submit):
+                with pytest.raises(QueueFull, match="this call does not wait"):
+                    call(b"v")
             await asyncio.gather(*(fails(producer.send(b"v"), QueueFull) for _ in range(3)))
             task = asyncio.create_task(producer.send(b"v"))
             await asyncio.sleep(0.05)

@@ -9,6 +9,7 @@ import sys
 import threading
 import weakref
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -17,7 +18,9 @@ from outcomes import SOON, Running
 from shared_cluster import shared_cluster  # noqa: F401 - the fixture `cluster`
 from support import NOBODY, run_python, wait_for
 
-from kafka_async import DeliveryError, DeliveryReport, FlushTimeout, Producer, QueueFull, RecordMetadata
+from kafka_async import DeliveryError, DeliveryReport, FlushTimeout, Producer, QueueFull, RecordMetadata, _producer
+from kafka_async._native import lib
+from kafka_async._wait import run, wait
 from kafka_async.testing import MockCluster
 
 # The end of the producer, of the process
@@ -33,6 +36,29 @@ def test_forgotten_producer_still_tells(cluster: MockCluster, one: str) -> None:
     assert alive() is None
     assert [future.result(20).offset for future in futures] == list(range(500))
     wait_for(lambda: len(reports) == 500)
+
+
+class Late:
+    """Waits until there is an answer, and then says that the time is over."""
+
+    async def until(self, block: Callable[[int], int], *_: object) -> int:
+        assert wait(block, 20) >= 0
+        return int(lib.KA_TIMEOUT)
+
+
+def test_what_is_purged_as_the_time_is_over_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped, exited = (Producer(NOBODY, "t", log=False) for _ in range(2))
+    for producer in (stopped, exited):
+        producer.send_many([b"v"] * 1000)
+        assert producer.purge() == 1000
+        producer.send_many([b"v"] * 300)
+    stopped._waits = Late()  # type: ignore[assignment]
+    with pytest.raises(FlushTimeout) as caught:
+        stopped.stop(0)
+    assert caught.value.outstanding == 300
+    monkeypatch.setattr(_producer, "wait", lambda block, _: run(Late().until(block)))
+    exited._begin_exit(0)
+    assert exited._end_exit(0) == 300
 
 
 def test_forgotten_producer_tells_failures_too(one: str) -> None:

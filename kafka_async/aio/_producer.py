@@ -236,7 +236,7 @@ class Producer(ProducerCore):
 
     def _give_up(self, blocked: Blocked) -> None:
         record, token, delivery = blocked
-        self._refuse(lib.KA_FULL, record, token, delivery)
+        self._refuse(lib.KA_FULL, record, token, delivery, "this call does not wait: await send()")
 
     async def send_many(self, values_or_records: Iterable[Payload | Record], *, topic: str | None = None) -> int:
         """Accept many messages by one native call, awaiting room with ``on_full="block"``.
