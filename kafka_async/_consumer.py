@@ -20,7 +20,7 @@ from kafka_async._requests import poll_error, result, settle, state_error
 from kafka_async._wait import Deadline, Waits, check_timeout, micros, owned, wait
 from kafka_async.batch import MessageBatch
 from kafka_async.config import Config, Value, config_error, fetch_defaults, native_error
-from kafka_async.message import Message, TopicPartition, check_partition, native_offset
+from kafka_async.message import Message, TopicPartition, check_partition, check_topic, native_offset
 from kafka_async.metrics import ConsumerMetrics, latency_summary
 
 if TYPE_CHECKING:
@@ -266,7 +266,10 @@ class ConsumerCore(ABC):
         names = _names(topics, self._group_id)
         texts = [ffi.new("char[]", name.encode()) for name in names]
         array = ffi.new("const char *[]", texts)
-        await result(self._waits, lib.ka_consumer_subscribe(self._native, array, len(names)), _COMMAND_TIMEOUT_S)
+        try:
+            await result(self._waits, lib.ka_consumer_subscribe(self._native, array, len(names)), _COMMAND_TIMEOUT_S)
+        except errors.ConsumerError as error:
+            raise errors.reworded(errors.ConsumerError, error, f"subscribe to {names}: {error}") from None
         self._subscription = names
 
     async def _unsubscribe(self) -> None:
@@ -660,11 +663,11 @@ def _names(topics: str | Iterable[str], group_id: str | None) -> list[str]:
     if not names:
         raise ValueError("no topic to read: use unsubscribe() to read nothing")
     for name in names:
-        if not isinstance(name, str):
-            raise TypeError(f"a topic must be str, not {type(name).__name__}")
-        if not name or "\0" in name:
-            raise ValueError(f"topic {name!r:.80}: it is empty or holds a NUL")
-        if name.startswith("^") and group_id is None:
+        if not isinstance(name, str) or not name.startswith("^"):
+            check_topic(name)
+        elif "\0" in name:
+            raise ValueError(f"topic {name!r:.80}: it holds a NUL")
+        elif group_id is None:
             raise errors.ConsumerError(f"topic {name!r}: a regular expression needs a group_id")
     return names
 

@@ -325,7 +325,7 @@ class ProducerCore(ABC):
             cause = errors.from_native(errors.KafkaError, error)
             if status == lib.KA_TIMEOUT or cause.name == "_TIMED_OUT":
                 raise errors.KafkaError(
-                    f"topic {topic!r}: the cluster did not answer within {timeout:g} s: is it reachable?",
+                    f"topic {topic!r}: the cluster did not answer within {timeout:.3g} s: is it reachable?",
                     code=-185,
                     name="_TIMED_OUT",
                     retriable=True,

@@ -94,13 +94,18 @@ class Rebalancer:
         consumer : ConsumerCore
             Retired, so that nothing more of it is handed out.
         deadline : Deadline
-            How long another thread's callback may still take.
+            How long another caller's callback may still take, and one that is awaited.
         """
         if not self.mask():
             return
         if not await self._lock.acquire(deadline.left()):
-            _log.logger.warning("a rebalance callback of another thread has not returned: no other is called")
-            return
+            _log.logger.warning(
+                "a rebalance callback that another thread or task runs has not ended: no other is called"
+            )
+        elif not await self._waits.shield(self._give_up(consumer), deadline):
+            _log.logger.warning("a rebalance callback had not ended when the time was over: it was cancelled")
+
+    async def _give_up(self, consumer: ConsumerCore) -> None:
         try:
             kind, lost = _due(consumer)
             if kind == lib.KA_ON_LOST:

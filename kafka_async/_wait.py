@@ -178,8 +178,21 @@ class Waits(Protocol):
     def lock(self) -> Lock:
         """Make a lock that a caller holds while it waits for other things."""
 
-    async def shield(self, steps: Coroutine[Any, Any, None]) -> None:
-        """Run steps that must come to their end, even if who waits for them goes away."""
+    async def shield(self, steps: Coroutine[Any, Any, None], deadline: Deadline | None = None) -> bool:
+        """Run steps that must come to their end, even if who waits for them goes away.
+
+        Parameters
+        ----------
+        steps : coroutine
+            What to run.
+        deadline : Deadline, optional
+            When to cancel what is awaited; what blocks can't be.
+
+        Returns
+        -------
+        bool
+            Whether they came to their end.
+        """
 
     async def finish(self, outcome: object, what: str) -> None:
         """See to the end of what a callback returned, in case that is a coroutine.
@@ -231,8 +244,9 @@ class _Blocking:
     def lock(self) -> Lock:
         return _ThreadLock()
 
-    async def shield(self, steps: Coroutine[Any, Any, None]) -> None:
+    async def shield(self, steps: Coroutine[Any, Any, None], deadline: Deadline | None = None) -> bool:  # noqa: ARG002
         await steps
+        return True
 
     async def finish(self, outcome: object, what: str) -> None:
         if isinstance(outcome, CoroutineType):

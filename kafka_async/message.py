@@ -90,8 +90,9 @@ def check_partition(item: TopicPartition) -> TopicPartition:
     item = TopicPartition(*item)
     if not isinstance(item.topic, str) or isinstance(item.partition, bool) or not isinstance(item.partition, int):
         raise TypeError(f"{item!r}: topic must be str and partition int")
-    if not item.topic or "\0" in item.topic or not 0 <= item.partition < 2**31:
-        raise ValueError(f"{item!r}: give a topic, and a partition from 0 to 2**31 - 1")
+    check_topic(item.topic)
+    if not 0 <= item.partition < 2**31:
+        raise ValueError(f"{item!r}: give a partition from 0 to 2**31 - 1")
     return item
 
 

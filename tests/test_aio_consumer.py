@@ -430,6 +430,88 @@ def test_callback_runs_to_its_end_though_its_poll_is_cancelled(cluster: MockClus
     run(main())
 
 
+@pytest.mark.parametrize("end", ["stop", "block"])
+def test_callback_that_hangs_is_cancelled_when_the_time_of_stop_is_over(
+    cluster: MockCluster, filled: str, end: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    cancelled = asyncio.Event()
+
+    async def on_revoke(*_: object) -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            cancelled.set()
+
+    async def main() -> None:
+        async with aio.Consumer(
+            cluster.bootstrap_servers, filled, group_id=filled, config=EARLIEST, on_revoke=on_revoke
+        ) as consumer:
+            await read(consumer, 1)
+            begin = asyncio.get_running_loop().time()
+            if end == "stop":
+                await consumer.stop(0.3)
+                await consumer.stop(0.3)
+        assert asyncio.get_running_loop().time() - begin < 8
+        await asyncio.wait_for(cancelled.wait(), 5)
+
+    run(main())
+    assert "it was cancelled" in caplog.text
+
+
+@pytest.mark.parametrize("kind", [KeyError, asyncio.CancelledError])
+def test_exception_of_a_callback_surfaces_from_the_first_stop(
+    cluster: MockCluster, filled: str, kind: type[BaseException]
+) -> None:
+    async def on_revoke(*_: object) -> None:
+        raise kind
+
+    async def main() -> None:
+        async with aio.Consumer(
+            cluster.bootstrap_servers, filled, group_id=filled, config=EARLIEST, on_revoke=on_revoke
+        ) as consumer:
+            await read(consumer, 1)
+            await fails(consumer.stop(), kind)
+            await consumer.stop()
+
+    run(main())
+
+
+def test_poll_within_a_callback_of_a_poll_is_refused(cluster: MockCluster, filled: str) -> None:
+    async def on_assign(consumer: aio.Consumer, _: object) -> None:
+        with pytest.raises(RuntimeError, match="from within a rebalance callback"):
+            await consumer.poll_message(0)
+        with pytest.raises(RuntimeError, match="from within a rebalance callback"):
+            await consumer.poll_batch(1, 0)
+
+    async def main() -> None:
+        async with aio.Consumer(
+            cluster.bootstrap_servers, filled, group_id=filled, config=EARLIEST, on_assign=on_assign
+        ) as consumer:
+            assert (await read(consumer, 1))[0].offset == 0
+
+    run(main())
+
+
+def test_polls_that_are_cancelled_at_once_get_on_all_the_same(cluster: MockCluster, filled: str) -> None:
+    async def main() -> None:
+        async with aio.Consumer(cluster.bootstrap_servers, filled, config=EARLIEST) as consumer:
+            await until(lambda: consumer.metrics().prefetched == COUNT)
+            found: list[Message] = []
+
+            async def poll() -> None:
+                if message := await consumer.poll_message(0):
+                    found.append(message)
+
+            for _ in range(2 * COUNT):
+                polling = asyncio.create_task(poll())
+                await asyncio.sleep(0)
+                polling.cancel()
+                await asyncio.wait({polling})
+            assert offsets(found) == list(range(COUNT))
+
+    run(main())
+
+
 def test_exception_of_a_callback_surfaces_from_the_poll(cluster: MockCluster, filled: str) -> None:
     async def main() -> None:
         async def on_assign(*_: object) -> None:

@@ -263,3 +263,14 @@ def test_forked_child_is_refused(cluster: MockCluster, one: str) -> None:
     assert done.returncode == 0, done.stderr
     with reader(cluster.bootstrap_servers, one) as consumer:
         assert [message.value for message in read(consumer, 2)] == [b"1", b"2"]
+
+
+@pytest.mark.parametrize("name", MAKE)
+@pytest.mark.parametrize("arguments", [{"nonsense": 1}, {"log": True, "idle": "never"}])
+def test_failed_constructor_leaves_nothing_to_forget(name: str, arguments: dict[str, Any]) -> None:
+    async def main() -> None:
+        with pytest.raises((TypeError, ValueError)):
+            MAKE[name](NOBODY, **arguments)
+        gc.collect()  # what __del__ raises is a warning, and so an error
+
+    run(main())

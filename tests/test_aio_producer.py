@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import random
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -259,6 +260,24 @@ def test_other_tasks_run_while_one_waits() -> None:
         ticking.cancel()
 
     run(main())
+
+
+def test_send_nowait_from_threads(cluster: MockCluster, topic: str) -> None:
+    cluster.create_topic(topic, 3)
+
+    async def main() -> None:
+        async with aio.Producer(cluster.bootstrap_servers, topic) as producer:
+
+            def send_all(partition: int) -> None:
+                for number in range(1000):
+                    producer.send_nowait(b"%d" % number, partition=partition)
+
+            await asyncio.gather(*(asyncio.to_thread(send_all, partition) for partition in range(3)))
+            await producer.flush()
+            assert producer.metrics().delivered == 3000
+
+    run(main())
+    assert Counter(values(cluster, topic, 3000)) == {b"%d" % number: 3 for number in range(1000)}
 
 
 # ---------------------------------------------------------------- a full queue

@@ -312,6 +312,9 @@ def test_forgotten_consumer_is_closed(cluster: MockCluster, hundred: str) -> Non
         (ValueError, {"topics": [""]}),
         (TypeError, {"topics": [1]}),
         (ConsumerError, {"topics": "^regex"}),
+        (ConsumerError, {"topics": "^[", "group_id": "g"}),
+        (ValueError, {"topics": "a b", "group_id": "g"}),
+        (ValueError, {"topics": "^a\0", "group_id": "g"}),
         (ConfigError, {"config": {"enable.auto.commit": True}}),
     ],
 )

@@ -54,6 +54,7 @@ class Consumer(ConsumerCore):
     def _opened(self) -> None:
         self._filling = False
         self._stopping: asyncio.Task[None] | None = None
+        self._stop_told = False  # what was raised
         self._waits.open()
         lib.ka_consumer_hang(self._native, self._waits.bell)
 
@@ -75,7 +76,8 @@ class Consumer(ConsumerCore):
     async def poll_message(self, timeout: float | None = 0.1) -> Message | None:  # type: ignore[override]
         """Return the next message, awaiting it if there is none.
 
-        A call that is cancelled takes no message.
+        A call that is cancelled takes no message. A rebalance callback that it was awaiting goes on to its end, and
+        the next poll awaits that, however short its `timeout` is.
 
         Parameters
         ----------
@@ -109,16 +111,17 @@ class Consumer(ConsumerCore):
         self._claim()
         try:
             await self._start()
-            await asyncio.sleep(0)  # others have their turn
             count = await self._take(self._take_block, deadline)
             if count:
                 self._rows = self._block.messages(count)
+            await asyncio.sleep(0)  # others have their turn; who is cancelled by them finds the rows next time
             return count > 0
         finally:
             self._filling = False
 
     def _claim(self) -> None:
         self._waits.check()
+        self._rebalancer.refuse_inside("poll")
         if self._filling:
             raise RuntimeError("another task is polling this consumer: poll from one task at a time")
         self._filling = True
@@ -190,7 +193,10 @@ class Consumer(ConsumerCore):
         offsets: Iterable[TopicPartition] | Mapping[TopicPartition, int] | None = None,
         timeout: float | None = 5.0,
     ) -> list[TopicPartition]:
-        """Commit offsets to the group; see `kafka_async.Consumer.commit`."""
+        """Commit offsets to the group, and await the answer; see `kafka_async.Consumer.commit`.
+
+        It has no `asynchronous`: make a task of it instead.
+        """
         command, timeout = self._begin_commit(message, offsets, timeout, patient=True)
         return await result(self._waits, command, timeout)
 
@@ -217,7 +223,9 @@ class Consumer(ConsumerCore):
     async def stop(self, timeout: float | None = 5.0) -> None:
         """Stop reading, commit what was processed, leave the group; see `kafka_async.Consumer.stop`.
 
-        The message in hand counts as processed unless another task polled it that goes on, or that failed.
+        The message in hand counts as processed unless another task polled it that goes on, or that failed. A call is
+        another task's as a task of its own and, until Python 3.11, in `asyncio.wait_for`: give `timeout` instead. A
+        callback that is being awaited when the time is over is cancelled.
         """
         await self._stop(check_timeout(timeout), self._polled_here())
 
@@ -228,7 +236,10 @@ class Consumer(ConsumerCore):
         self._rebalancer.refuse_inside("stop")
         if self._stopping is None:
             self._stopping = self._waits.loop.create_task(super()._stop(timeout, store_last))
-        await asyncio.shield(self._stopping)  # who is cancelled leaves it to others
+        await asyncio.wait({self._stopping})  # who is cancelled leaves it to others
+        if not self._stop_told:
+            self._stop_told = True
+            self._stopping.result()
 
     def _polled_here(self) -> bool:
         # A task that has ended, such as that of asyncio.wait_for(), has passed its message on.

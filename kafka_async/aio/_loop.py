@@ -216,8 +216,15 @@ class Looped:
     def lock(self) -> Lock:
         return TaskLock()
 
-    async def shield(self, steps: Coroutine[Any, Any, None]) -> None:
-        await asyncio.shield(steps)
+    async def shield(self, steps: Coroutine[Any, Any, None], deadline: Deadline | None = None) -> bool:
+        task = self.loop.create_task(steps)
+        await asyncio.wait(
+            {task}, timeout=deadline.left() if deadline else None
+        )  # whose own cancellation is not the task's
+        if not task.done():
+            return not task.cancel()
+        task.result()
+        return True
 
     async def finish(self, outcome: object, what: str) -> None:  # noqa: ARG002 - any kind of callback will do
         if inspect.isawaitable(outcome):

@@ -145,7 +145,7 @@ class Producer(ProducerCore):
         lib.ka_producer_hang(self._native, self._waits.bell)
 
     def send_nowait(self, value: Payload, key: Payload = None, **options: Unpack[SendOptions]) -> None:
-        """Accept a message and return; as `kafka_async.Producer.send`, but that it never waits.
+        """Accept a message and return; as `kafka_async.Producer.send`, but that it never waits. Safe from any thread.
 
         Raises
         ------
