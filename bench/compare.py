@@ -1,4 +1,4 @@
-"""Compares kafka_async with confluent-kafka on one broker, in one run. See README.md."""
+"""Compares kafka_async with other clients on one broker, in one run. See README.md."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import pathlib
 import platform
 import sys
 
+import aiokafka
 import confluent_kafka
+from awaited import awaited_cases, iterated_cases
 from clients import Broker, temporary_topic
 from consume import consumer_cases, fill, prefetched_cases
 from produce import PAYLOAD, send_cases, throughput_cases
@@ -54,10 +56,13 @@ def _cases(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> list[C
     if {"send", "producer"} & set(arguments.only):
         target = topic()
         cases += send_cases(target, arguments.calls) + throughput_cases(target, arguments.messages)
-    if {"consumer", "prefetched"} & set(arguments.only):
+    if {"awaited at 200/s", "awaited at 2000/s", "gathered", "pipelined"} & set(arguments.only):
+        cases += awaited_cases(topic(), arguments.calls)
+    if {"consumer", "prefetched", "iterated"} & set(arguments.only):
         source = topic()
         fill(source, arguments.messages)
         cases += consumer_cases(source, arguments.messages) + prefetched_cases(source, arguments.messages)
+        cases += iterated_cases(source, arguments.messages)
     return [case for case in cases if case.group in arguments.only]
 
 
@@ -65,6 +70,7 @@ def _environment(arguments: argparse.Namespace) -> dict[str, str]:
     return {
         "kafka_async": f"librdkafka {kafka_async.librdkafka_version}",
         "confluent-kafka": f"{confluent_kafka.version()}, librdkafka {confluent_kafka.libversion()[0]}",
+        "aiokafka": aiokafka.__version__,
         "Python": f"{platform.python_version()} on {os.cpu_count()} CPUs",
         "rounds": f"{arguments.rounds}, of {arguments.calls:,} calls and {arguments.messages:,} messages",
         "topics": f"{arguments.partitions} partition(s), acks=all, no compression, messages of {len(PAYLOAD)} bytes",

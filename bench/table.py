@@ -69,6 +69,24 @@ TABLES: dict[str, list[tuple[str, dict[str, tuple[str, float, int]]]]] = {
             },
         ),
     ],
+    **{
+        f"awaited at {rate}/s": [
+            (f"An awaited send, acknowledged, at {rate}/s (us)", {f"p{p}_us": (f"p{p}", 1, 0) for p in ("50", "99")})
+        ]
+        for rate in (200, 2000)
+    },
+    "gathered": [
+        ("Awaited sends, a task for each, all begun at once (thousand messages/s)", {"messages_s": ("k/s", 1e-3, 1)}),
+    ],
+    "pipelined": [
+        (
+            "Sends from one task, their futures gathered, or flushed (thousand messages/s)",
+            {"messages_s": ("k/s", 1e-3, 1)},
+        ),
+    ],
+    "iterated": [
+        ("Reading on an event loop, one at a time (thousand messages/s)", {"messages_s": ("k/s", 1e-3, 1)}),
+    ],
     "prefetched": [
         (
             "Reading what is prefetched, two fields of each (ns a message)",
