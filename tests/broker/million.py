@@ -1,7 +1,8 @@
 """One side of a stream of numbered messages, as a process of its own, so that its memory can be measured.
 
 ``produce`` sends b"0 xxx...", b"1 xxx..." and so on; ``consume`` reads them and counts how often each number comes;
-``flood`` sends to a broker that is not there until all is said or refused. Each prints one line of JSON at its end.
+``flood`` sends to a broker that is not there until all is said or refused. Each prints one line of JSON at its end,
+``consume`` one before, when it is ready.
 Its memory is measured from after the imports to the most that it ever was.
 """
 
@@ -54,24 +55,31 @@ def flood(servers: str, topic: str, count: int, size: int, options: dict[str, An
     return {"accepted": accepted}
 
 
-def wait_for_prefetch(consumer: Consumer, messages: int) -> None:
+def wait_until(condition: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + LIMIT_S
-    while consumer.metrics().prefetched < messages:
-        assert time.monotonic() < deadline, f"{consumer.metrics().prefetched} of {messages} messages are prefetched"
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} within {LIMIT_S} s"
         time.sleep(0.002)
 
 
 def consume(
     servers: str, topic: str, partitions: int, numbers: int, read: int, hold: int, options: dict[str, Any]
 ) -> dict[str, Any]:
-    """Read so many messages; ask for none before ``hold`` are prefetched. ``numbers`` is the end of their range."""
+    """Read so many messages; ask for none before ``hold`` are prefetched, or every leader has answered.
+
+    ``numbers`` is the end of their range.
+    """
     times = bytearray(numbers)
     last = [-1] * partitions
     disordered = 0
     first = 0.0
     with Consumer(servers, **options) as consumer:
         consumer.assign([TopicPartition(topic, number, "beginning") for number in range(partitions)])
-        wait_for_prefetch(consumer, hold)
+        if hold:
+            wait_until(lambda: consumer.metrics().prefetched >= hold, f"no {hold} messages are prefetched")
+        else:
+            wait_until(lambda: len(consumer.lag()) == partitions, "no answer from every partition")
+        print("reading", flush=True)
         for _ in range(read):
             message = consumer.poll_message(LIMIT_S)
             assert message is not None

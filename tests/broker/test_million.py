@@ -55,7 +55,7 @@ def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
     finally:
         process.kill()
     assert process.returncode == 0
-    report: dict[str, Any] = json.loads(output)
+    report: dict[str, Any] = json.loads(output.splitlines()[-1])
     return report
 
 
@@ -106,6 +106,8 @@ def test_million_messages_arrive_once_in_order_in_bounded_memory(broker: str, wi
         options=options,
     )
     try:
+        assert consumer.stdout is not None
+        assert consumer.stdout.readline() == "reading\n"
         # So small a queue makes small batches, but for a linger.
         options = {**queue, "config": {"linger.ms": 5}}
         sent = finish(start("produce", servers=broker, topic=wide, count=MILLION, size=SIZE, options=options))
