@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import aiokafka
 import confluent_kafka
@@ -44,10 +44,13 @@ def awaited_cases(broker: Broker, messages: int) -> list[Case]:
         "confluent AIOProducer": (_confluent, SLOW),
         "confluent AIOProducer, tuned": (partial(_confluent, batch_size=1, buffer_timeout=0.01), SLOW),
     }
+    alone = {name: opened for name, (opened, _) in rivals.items()} | {
+        "kafka_async, idle=spin": partial(_ours, idle="spin")
+    }
     cases = [
         Case(f"awaited at {rate}/s", name, partial(_run, broker, opened, partial(_paced, rate)))
         for rate in RATES
-        for name, (opened, _) in rivals.items()
+        for name, opened in alone.items()
     ]
     for name, (opened, count) in rivals.items():
         cases.append(Case("gathered", name, partial(_run, broker, opened, partial(_gathered, SLOW))))
@@ -114,9 +117,9 @@ async def _pipelined(count: int, rival: Rival) -> Values:
 
 
 @asynccontextmanager
-async def _ours(broker: Broker) -> AsyncIterator[Rival]:
+async def _ours(broker: Broker, idle: Literal["park", "spin"] = "park") -> AsyncIterator[Rival]:
     async with aio.Producer(
-        broker.servers, broker.topic, queue_messages=QUEUE_MESSAGES, queue_bytes=QUEUE_BYTES
+        broker.servers, broker.topic, queue_messages=QUEUE_MESSAGES, queue_bytes=QUEUE_BYTES, idle=idle
     ) as producer:
 
         async def submit_many(count: int) -> None:

@@ -408,7 +408,22 @@ def is_failure(error: errors.KafkaError | None) -> bool:
 def _call(callback: OnDelivery, report: DeliveryReport) -> None:
     if isinstance(coroutine := callback(report), CoroutineType):
         coroutine.close()
-        raise TypeError(f"on_delivery {callback!r} is a coroutine function, which nothing awaits: give a plain one")
+        raise not_awaited(callback)
+
+
+def not_awaited(callback: OnDelivery) -> TypeError:
+    """Make the error for a callback that would have to be awaited.
+
+    Parameters
+    ----------
+    callback : callable
+        What was given.
+
+    Returns
+    -------
+    TypeError
+    """
+    return TypeError(f"on_delivery {callback!r} is a coroutine function, which nothing awaits: give a plain one")
 
 
 def _log_exception() -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
+from inspect import CO_COROUTINE
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from kafka_async import _exit, _log, _payload, errors
 from kafka_async._batch import Batch
-from kafka_async._delivery import Outcomes, Promise, Unread, Waiting
+from kafka_async._delivery import Outcomes, Promise, Unread, Waiting, not_awaited
 from kafka_async._failures import Failures
 from kafka_async._idle import Idle, native_idle
 from kafka_async._native import ffi, lib
@@ -59,6 +60,7 @@ class ProducerCore(ABC):
     Its coroutines wait by `Waits` alone.
     """
 
+    _idle: Idle = "warm"  # by default
     _stopped = True  # and the caller was told of what was lost; until it is open
 
     def __init__(
@@ -72,7 +74,7 @@ class ProducerCore(ABC):
         on_full: Literal["raise", "block", "drop_new", "drop_old"] = "raise",
         block_timeout: float | None = None,
         partitioner: Partitioner | None = None,
-        idle: Idle = "warm",
+        idle: Idle | None = None,
         cpu: int | None = None,
         log: bool = True,
     ) -> None:
@@ -83,7 +85,7 @@ class ProducerCore(ABC):
             raise TypeError(f"partitioner must be callable, not {type(partitioner).__name__}")
         _check_range("queue_messages", queue_messages, 10_000_000)
         _check_range("queue_bytes", queue_bytes, 2**38 - 1)
-        idling = native_idle(idle, cpu)
+        idling = native_idle(self._idle if idle is None else idle, cpu)
         conf = Config(lib.KA_PRODUCER, bootstrap_servers, config, {})
         if on_full.startswith("drop") and conf.get("transactional.id"):
             raise config_error(
@@ -217,8 +219,12 @@ class ProducerCore(ABC):
         delivery: Promise | None,
     ) -> int:
         """Take note of a message whose outcome somebody waits for. Returns its token."""
-        if on_delivery is not None and not callable(on_delivery):
-            raise TypeError(f"on_delivery must be callable, not {type(on_delivery).__name__}")
+        if on_delivery is not None:
+            if not callable(on_delivery):
+                raise TypeError(f"on_delivery must be callable, not {type(on_delivery).__name__}")
+            code = getattr(on_delivery, "__code__", None)
+            if code is not None and code.co_flags & CO_COROUTINE:
+                raise not_awaited(on_delivery)
         if self._stopped:
             raise state_error(lib.KA_CLOSED)
         return self._outcomes.expect(
@@ -571,6 +577,9 @@ class ProducerCore(ABC):
         if lost < 0:
             lost = self._purged_closing()
         return lost + self._failures.tell()[0]
+
+
+ProducerCore._send_record.__qualname__ = "send"  # for a TypeError about its arguments
 
 
 def _check_range(name: str, number: int, most: int) -> None:

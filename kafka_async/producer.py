@@ -67,10 +67,10 @@ class Producer(ProducerCore):
         ``partitioner(topic, key, value, partition_count) -> int`` chooses the partition of each message that
         names none. It is called by ``send``, in its thread, before the message is queued, with key and
         value as they were given. By default librdkafka's ``partitioner`` property decides.
-    idle : {"warm", "park", "spin"}, default "warm"
-        How the worker waits for messages. "warm": while messages come less than 5 ms apart it looks for them in
-        short naps, so that ``send`` need not wake it, which takes 10 to 20 % of a core and delays a message by
-        50 to 200 us; else it sleeps. "park": it sleeps at once and every ``send`` to an idle worker makes a
+    idle : {"warm", "park", "spin"}, optional
+        How the worker waits for messages. "warm", the default: while messages come less than 5 ms apart it looks for
+        them in short naps, so that ``send`` need not wake it, which takes 10 to 20 % of a core and delays a message
+        by 50 to 200 us; else it sleeps. "park": it sleeps at once and every ``send`` to an idle worker makes a
         system call of 3 to 30 us: the least CPU. "spin": it never sleeps, for the shortest ``send`` and the
         soonest delivery, and takes a whole core, also at rest: not on a machine with few of them.
     cpu : int, optional

@@ -256,7 +256,7 @@ def test_other_tasks_run_while_one_waits() -> None:
         for wait in (producer.flush(0.3), producer.partitions("t", 0.3), producer.stop(0.3)):
             before = next(ticks)
             await fails(wait, Exception)
-            assert next(ticks) - before > 50
+            assert next(ticks) - before > 10  # a loop that is held up has one
         ticking.cancel()
 
     run(main())

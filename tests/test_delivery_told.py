@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import concurrent.futures
+import functools
 import gc
 import threading
 import time
@@ -282,7 +283,10 @@ def test_coroutine_function_as_a_callback_is_told(
         raise AssertionError(report)
 
     with Producer(cluster.bootstrap_servers, one) as producer:
-        producer.send(b"v", on_delivery=never_awaited)
+        with pytest.raises(TypeError, match="coroutine function"):
+            producer.send(b"v", on_delivery=never_awaited)
+        producer.send(b"v", on_delivery=functools.partial(never_awaited))  # which only a call of it shows
+    assert producer.metrics().accepted == 1
     assert "coroutine function" in caplog.text
 
 

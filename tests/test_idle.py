@@ -71,7 +71,7 @@ OPEN: dict[str, Callable[..., Any]] = {
     ("options", "error", "text"),
     [
         ({"idle": "hot"}, ValueError, "idle must be 'warm', 'park' or 'spin', not 'hot'"),
-        ({"idle": None}, ValueError, "idle must be"),
+        ({"idle": 0}, ValueError, "idle must be"),
         ({"idle": ["warm"]}, ValueError, "idle must be"),
         ({"cpu": "0"}, TypeError, "cpu must be int or None, not str"),
         ({"cpu": True}, TypeError, "cpu must be int or None, not bool"),

@@ -196,6 +196,12 @@ def test_bad_input_among_good_affects_no_other_message(cluster: MockCluster, top
     assert [record.value for record in log] == [*(b"%d" % number for number in range(len(bad))), b"last"]
 
 
+def test_unknown_argument_is_told_by_the_name_of_what_was_called(cluster: MockCluster, topic: str) -> None:
+    text = r"^send\(\) got an unexpected keyword argument 'unknown'"
+    with Producer(cluster.bootstrap_servers, topic) as producer, pytest.raises(TypeError, match=text):
+        producer.send(b"v", unknown=1)  # type: ignore[call-arg]
+
+
 def test_payload_is_copied_before_send_returns(cluster: MockCluster, one: str) -> None:
     payload = bytearray(b"before")
     with Producer(cluster.bootstrap_servers, one) as producer:

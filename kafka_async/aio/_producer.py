@@ -109,7 +109,7 @@ class Producer(ProducerCore):
 
     Parameters
     ----------
-    bootstrap_servers, topic, config, queue_messages, queue_bytes, partitioner, idle, cpu, log
+    bootstrap_servers, topic, config, queue_messages, queue_bytes, partitioner, cpu, log
         As for `kafka_async.Producer`. With both `partitioner` and `topic` the topic's partitions are counted when
         its ``async with`` block begins, or by ``warm_up``.
     on_full : {"raise", "block", "drop_new", "drop_old"}, default "raise"
@@ -117,6 +117,9 @@ class Producer(ProducerCore):
         ``send_nowait`` and ``submit`` raise QueueFull.
     block_timeout : float, optional
         As there.
+
+    idle : {"park", "warm", "spin"}, optional
+        As there; "park" by default: what an awaited send costs is the way to the acknowledgement, which naps prolong.
 
     Raises
     ------
@@ -130,6 +133,7 @@ class Producer(ProducerCore):
     One eventfd (elsewhere a pipe) rings the event loop, once for a burst of outcomes.
     """
 
+    _idle = "park"
     _waits: Looped
     _outcomes: _LoopOutcomes
 
