@@ -303,11 +303,12 @@ def test_fenced_while_on_assign_runs_reads_nothing_of_others(kafka: str, two: st
     b = Consumer(kafka, group_id=two, config=config, **Seen().options())
     others = []
 
-    def on_assign(*_: object) -> None:
+    def on_assign(consumer: Consumer, _: list[TopicPartition]) -> None:
         del seen.act["on_assign"]
         fence(kafka, two, kind)
         b.subscribe(two)
         others.extend(poll_until(lambda: len(owned(b)) == 2, b))
+        wait_for(lambda: not owned(consumer), LIMIT_S)  # until a heartbeat of its is refused
 
     seen.act["on_assign"] = on_assign
     with b, Consumer(kafka, two, group_id=two, config=config, **seen.options()) as a:
