@@ -28,8 +28,6 @@ pytestmark = [pytest.mark.broker, pytest.mark.timeout(90)]
 
 MAX_POLL_S = 2.5
 SESSION_S = 2.0
-STATIC_S = 3.0  # at most: the session of a static member, 2.5 s or what the broker says
-NOISE_S = 0.7  # the others' part: to notice it, to join, to be assigned
 
 
 def live_config(kind: str, max_poll_s: float = MAX_POLL_S, **more: Any) -> dict[str, Any]:
@@ -76,6 +74,14 @@ class Other:
 
 def share(a: Consumer, b: Other) -> list[Message]:
     return poll_until(lambda: len(owned(a)) == len(b.owned()) == 1, a)
+
+
+def loses_in_time(consumer: Consumer, stuck: float) -> None:
+    """When others get what it lost is then up to them and the broker."""
+    wait_for(lambda: not owned(consumer), LIMIT_S)
+    took = time.monotonic() - stuck
+    print(f"{took:.2f} s")
+    assert MAX_POLL_S - 0.1 < took < MAX_POLL_S + 1
 
 
 def comes_back(consumer: Consumer, seen: Seen) -> list[Message]:
@@ -158,15 +164,11 @@ def test_stuck_member_loses_its_partitions_in_time_and_comes_back(kafka: str, tw
                 gather(mine, a, b, 200)
             else:
                 mine += read(a, 3)
-                # By polling: a broker that is held up may throw it out meanwhile, and what it had is gone then.
+                # By polling: what the last poll took makes room at the next one.
                 mine += poll_until(lambda: a.metrics().prefetched, a)
             b.had_all = None
-            a.poll_message(0)
-            stuck = time.monotonic()
+            loses_in_time(a, time.monotonic())
             wait_for(lambda: b.had_all, LIMIT_S, "the others' getting them")
-            took = (b.had_all or 0) - stuck
-            print(f"{took:.2f} s")
-            assert MAX_POLL_S - 0.1 < took < MAX_POLL_S + 1 + NOISE_S
             assert owned(a) == set()
             mine += comes_back(a, seen)
             gather(mine, a, b, 400 if ring == "full" else 200)
@@ -221,16 +223,14 @@ def test_member_stuck_in_a_callback_loses_its_partitions_and_comes_back(
     with ThreadPoolExecutor(1) as threads, a:
         job = threads.submit(poll_to_an_error, a)
         if name == "on_revoke":
-            wait_for(
-                lambda: a.metrics().handed_out == 200, LIMIT_S
-            )  # there is something to commit, which takes its time
+            # There is something to commit, which takes its time.
+            wait_for(lambda: a.metrics().handed_out == 200, LIMIT_S)
         else:
             wait_for(lambda: began, LIMIT_S)
         with Other(kafka, two, kind) as b:
+            wait_for(lambda: began, LIMIT_S)
+            loses_in_time(a, began[0])
             wait_for(lambda: b.had_all, LIMIT_S, "the others' getting them")
-            took = (b.had_all or 0) - began[0]
-            print(f"{took:.2f} s")
-            assert MAX_POLL_S - 0.1 < took < MAX_POLL_S + 1 + NOISE_S
             go_on.set()
             mine, error = job.result(LIMIT_S)
             assert error.name == "_MAX_POLL_EXCEEDED"
@@ -260,10 +260,9 @@ def test_stuck_static_member_keeps_its_partitions_to_the_end_of_its_session(kafk
             mine = share(a, b)
             b.had_all = None
             stuck = time.monotonic()
+            loses_in_time(a, stuck)
             wait_for(lambda: b.had_all, LIMIT_S, "the others' getting them")
-            took = (b.had_all or 0) - stuck
-            print(f"{took:.2f} s")
-            assert MAX_POLL_S + 1 < took < MAX_POLL_S + STATIC_S + 1 + NOISE_S
+            assert (b.had_all or 0) - stuck > MAX_POLL_S + 1
             mine += comes_back(a, seen)
             gather(mine, a, b, 200)
 
@@ -287,7 +286,7 @@ def test_stuck_static_member_that_comes_back_in_its_session_moves_nothing(kafka:
 def test_stuck_member_without_callbacks_meets_the_error_too(kafka: str, two: str, kind: str) -> None:
     with Consumer(kafka, two, group_id=two, config=live_config(kind, auto_commit_interval_ms=100)) as a:
         first = read(a, 50)
-        wait_for(lambda: not a.assignment(), MAX_POLL_S + 1 + NOISE_S)
+        loses_in_time(a, time.monotonic())
         _, error = poll_to_an_error(a)
         assert error.name == "_MAX_POLL_EXCEEDED"
         again = poll_until(lambda: len(owned(a)) == 2, a)
