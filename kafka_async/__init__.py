@@ -9,6 +9,13 @@ from __future__ import annotations
 
 import importlib.util
 
+from kafka_async._interpreter import is_main
+
+if not is_main():  # threads, what a fork leaves and the flush at exit are the process's
+    raise ImportError(
+        "kafka_async does not work in a subinterpreter. Use it in the process's main interpreter (under mod_wsgi: "
+        "WSGIApplicationGroup %{GLOBAL}), in its threads, or in other processes"
+    )
 if importlib.util.find_spec("kafka_async._native") is None:
     raise ImportError(
         f"the native part of kafka_async is not built in {__path__[0]}. If these are the sources, they hide an "

@@ -438,6 +438,30 @@ def test_stopped_objects_leave_no_thread_behind(t: MockCluster) -> None:
     check(done)
 
 
+def test_subinterpreter_is_refused_and_the_main_one_works() -> None:
+    done = run_python(
+        """
+        import kafka_async
+        try:
+            import _interpreters as interpreters
+        except ImportError:
+            import _xxsubinterpreters as interpreters
+        from kafka_async.testing import MockCluster
+        attempt = '''
+        try:
+            import kafka_async
+        except ImportError as error:
+            print("main interpreter" in str(error), flush=True)
+        '''
+        interpreters.run_string(interpreters.create(), attempt)
+        with MockCluster(topics={"t": 1}) as cluster, kafka_async.Producer(cluster.bootstrap_servers, "t") as producer:
+            producer.send(b"v")
+        print(producer.metrics().delivered)
+        """
+    )
+    check(done, "True\n1\n")
+
+
 def test_import_refuses_a_librdkafka_that_is_too_old() -> None:
     done = run_python(
         """
