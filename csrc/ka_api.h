@@ -171,7 +171,10 @@ typedef struct {
     int64_t dropped;                             /* refused by policy, and purged to make room */
     int64_t outstanding, outstanding_bytes;      /* accepted, no outcome yet */
     ka_latency send;                             /* time inside ka_producer_send* */
-    ka_latency ack;                              /* acceptance to delivery */
+    /* Where the time from acceptance to delivery, ack, goes: in our ring; in librdkafka, until the request
+     * is sent that succeeds; until its answer; until the worker has counted it. And from there until
+     * ka_producer_results() gives it. */
+    ka_latency ring, queue, wire, report, ack, told;
 } ka_producer_stats;
 
 /* The outcome of one message that asked for it. */
@@ -180,6 +183,7 @@ typedef struct {
     int64_t offset;       /* < 0: not known */
     int64_t timestamp_ms; /* the record's, < 0: none */
     double latency_s;     /* acceptance to outcome */
+    int64_t counted_ns;   /* the outcome's time, of the core's clock */
     int32_t code;         /* 0: delivered */
     int32_t partition;    /* KA_PARTITION_ANY: never assigned */
 } ka_result;
@@ -376,7 +380,9 @@ typedef struct {
 typedef struct {
     int64_t received, handed_out, purged; /* messages since open */
     int64_t prefetched, prefetched_bytes; /* in our ring now */
-    ka_latency age;                       /* record timestamp to the block that hands it out */
+    /* From a record's timestamp to its arrival in our ring; in there; in the block (of a row, as if rows were
+     * handed out evenly); and from the timestamp to the block. */
+    ka_latency arrival, ring, block, age;
 } ka_consumer_stats;
 
 /* Start a consumer: librdkafka's threads and one worker. Takes conf over on success only. */

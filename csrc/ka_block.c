@@ -151,23 +151,33 @@ static void set_row(const columns *to, int64_t i, const entry *e, int64_t at)
         *to->top = p->topic_number;
 }
 
-/* Timestamps are whatever a producer wrote. */
-static void add_age(ka_consumer *c, const entry *e, int64_t wall_ms)
+void kai_age_note(kai_hist *hist, const entry *e, int64_t wall_ms)
 {
     int64_t ms, ns;
 
     if (e->timestamp_type != KA_TIMESTAMP_NONE &&
         !__builtin_sub_overflow(wall_ms, e->timestamp_ms, &ms) &&
         !__builtin_mul_overflow(ms, (int64_t)1000000, &ns))
-        kai_hist_add(&c->age, ns);
+        kai_hist_note(hist, ns);
 }
 
-static int64_t wall_ms(void)
-{
-    struct timespec now;
+/* One moment on both clocks. */
+typedef struct {
+    int64_t ns, wall_ms;
+} moment;
 
-    clock_gettime(CLOCK_REALTIME, &now);
-    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+static moment moment_now(void)
+{
+    int64_t ns = kai_now_ns();
+
+    return (moment){.ns = ns, .wall_ms = (ns + kai_wall_minus_ns(ns)) / 1000000};
+}
+
+/* A message leaves the ring for the application. */
+static void note_take(ka_consumer *c, const entry *e, const moment *now)
+{
+    kai_hist_note(&c->ring_latency, now->ns - e->arrived_ns);
+    kai_age_note(&c->age, e, now->wall_ms);
 }
 
 /* Of an entry that is no message. */
@@ -184,7 +194,7 @@ static void tell(const entry *e, ka_error *err, ka_partition *where)
     }
 }
 
-static void fill_row(ka_consumer *c, const entry *e, int64_t now)
+static void fill_row(ka_consumer *c, const entry *e, const moment *now)
 {
     ka_block *b = &c->block;
     int64_t i = b->count++;
@@ -193,7 +203,7 @@ static void fill_row(ka_consumer *c, const entry *e, int64_t now)
     c->row_partition[i] = e->partition;
     c->row_generation[i] = e->generation;
     set_row(&to, i, e, e->external ? 0 : (const char *)(e + 1) - b->base);
-    add_age(c, e, now);
+    note_take(c, e, now);
 }
 
 /* Use up an entry that no message comes of. Returns KA_FAILED if the application is to know it, else 0. */
@@ -211,11 +221,12 @@ static int use_up(ka_consumer *c, const entry *e, ka_error *err, ka_partition *w
 static int64_t fill(ka_consumer *c, ka_error *err, ka_partition *where)
 {
     ka_block *b = &c->block;
-    int64_t now = wall_ms();
+    moment now = moment_now();
     uint64_t at = c->block_end;
     int skipped = 0;
     entry *e;
 
+    c->block_ns = now.ns;
     b->base = c->ring.memory;
     b->size = (int64_t)c->ring.capacity;
     while (b->count < KA_BLOCK && skipped < SKIP && (e = kai_ring_next(&c->ring, &at))) {
@@ -234,12 +245,22 @@ static int64_t fill(ka_consumer *c, ka_error *err, ka_partition *where)
             b->base = e->external;
             b->size = kai_entry_bytes(e);
         }
-        fill_row(c, e, now);
+        fill_row(c, e, &now);
         c->row_end[b->count - 1] = at;
         if (e->external)
             break;
     }
     return b->count;
+}
+
+/* When Python handed out each row it does not say: the first one at once, and the next block is asked for after the
+ * last one. */
+static void note_block(ka_consumer *c, int64_t handed)
+{
+    int64_t time_ns = handed > 1 ? kai_now_ns() - c->block_ns : 0;
+
+    for (int64_t i = 0; i < handed; i++)
+        kai_hist_note(&c->block_latency, time_ns * i / handed);
 }
 
 /* Begin a new block behind what was handed out. */
@@ -250,6 +271,7 @@ static void release_handed(ka_consumer *c)
                    : handed                 ? c->row_end[handed - 1]
                                             : c->block_start;
 
+    note_block(c, handed);
     released = release_to(c, pos);
     c->handed_out += handed;
     c->purged += released - handed;
@@ -321,7 +343,8 @@ static int64_t measure(ka_consumer *c, int64_t max, uint64_t *end, int64_t *byte
 /* Copy the messages up to end, which are handed out by that. */
 static void copy_messages(ka_consumer *c, ka_messages *m, uint64_t end)
 {
-    int64_t now = wall_ms(), i = 0, bytes;
+    moment now = moment_now();
+    int64_t i = 0, bytes;
     columns to = {
         .cells = (int64_t *)(m + 1), .stride = m->count, .flags = &m->flags, .top = &m->top};
     uint64_t at = c->block_end;
@@ -334,7 +357,8 @@ static void copy_messages(ka_consumer *c, ka_messages *m, uint64_t end)
         bytes = kai_entry_bytes(e);
         memcpy(data, e->external ? e->external : (const char *)(e + 1), (size_t)bytes);
         set_row(&to, i++, e, data - (char *)m);
-        add_age(c, e, now);
+        note_take(c, e, &now);
+        kai_hist_note(&c->block_latency, 0);
         data += bytes;
         e->partition->position = e->offset + 1;
         kai_partition_moved(c, e->partition);

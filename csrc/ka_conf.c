@@ -81,7 +81,7 @@ int64_t kai_conf_number(const ka_conf *conf, const char *name, int64_t fallback)
 }
 
 rd_kafka_t *kai_conf_create(ka_conf *conf, rd_kafka_type_t type, void *opaque, int log,
-                            ka_error *err)
+                            rd_kafka_interceptor_f_on_new_t *on_new, ka_error *err)
 {
     rd_kafka_conf_t *rd = rd_kafka_conf_dup(conf->rd);
     char text[512];
@@ -89,6 +89,8 @@ rd_kafka_t *kai_conf_create(ka_conf *conf, rd_kafka_type_t type, void *opaque, i
 
     rd_kafka_conf_set_opaque(rd, opaque);
     rd_kafka_conf_set_log_cb(rd, log ? kai_log_put : kai_log_drop);
+    if (on_new) /* not earlier: a copy of a configuration has no interceptors */
+        rd_kafka_conf_interceptor_add_on_new(rd, "kafka_async", on_new, opaque);
     rk = rd_kafka_new(type, rd, text, sizeof text);
     if (!rk) {
         kai_err_set(err, rd_kafka_last_error(), text);

@@ -71,6 +71,9 @@ int ka_consumer_metrics(ka_consumer *c, ka_consumer_stats *stats)
         stats->prefetched_bytes = 0;
     }
     stats->prefetched = stats->received - stats->handed_out - stats->purged;
+    kai_hist_summary(&c->arrival, &stats->arrival);
+    kai_hist_summary(&c->ring_latency, &stats->ring);
+    kai_hist_summary(&c->block_latency, &stats->block);
     kai_hist_summary(&c->age, &stats->age);
     return KA_OK;
 }
@@ -246,7 +249,7 @@ ka_consumer *ka_wait_consumer_open(ka_conf *conf, const ka_consumer_options *opt
     rd_kafka_conf_set_rebalance_cb(conf->rd, kai_on_rebalance);
     rd_kafka_conf_set_error_cb(conf->rd, kai_on_error);
     rd_kafka_conf_set_offset_commit_cb(conf->rd, kai_on_commit);
-    c->rk = kai_conf_create(conf, RD_KAFKA_CONSUMER, c, options->log, err);
+    c->rk = kai_conf_create(conf, RD_KAFKA_CONSUMER, c, options->log, NULL, err);
     if (!c->rk)
         return give_up(c, err, RD_KAFKA_RESP_ERR_NO_ERROR, NULL);
     rd_kafka_poll_set_consumer(c->rk);

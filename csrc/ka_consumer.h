@@ -99,10 +99,11 @@ enum { MESSAGE, FAILURE, END };
 typedef struct {
     partition *partition; /* a failure's may be NULL */
     int64_t generation;
-    int64_t offset, timestamp_ms, timestamp_type;
-    char *external; /* owned by the entry */
+    int64_t offset, timestamp_ms;
+    int64_t arrived_ns; /* of a message */
+    char *external;     /* owned by the entry */
     uint32_t value_len, key_len, headers_len;
-    int kind;
+    int16_t timestamp_type, kind;
 } entry;
 
 /* What is asked of the worker. It is queued, then run; one that is not answered by that is `open` until its
@@ -175,7 +176,8 @@ struct ka_consumer {
     _Atomic int64_t held_failures, held_ends; /* all of them in the ring */
     kai_ring ring;                            /* worker writes, poller reads */
     kai_wake ready;                           /* for the poller; for close */
-    kai_hist age;
+    kai_hist arrival; /* the worker adds; to the others the poller, under lock */
+    kai_hist ring_latency, block_latency, age;
 
     pthread_mutex_t
         lock;       /* protects all down to commands; never held during a call of librdkafka */
@@ -184,6 +186,7 @@ struct ka_consumer {
     int64_t row_generation[KA_BLOCK];
     uint64_t row_end[KA_BLOCK]; /* ring position behind the row's entry */
     uint64_t block_start, block_end;
+    int64_t block_ns;              /* when it was filled */
     int64_t positioned, processed; /* rows that position and processed have seen */
     int64_t counted;               /* the last row that a position is behind of, + 1 */
     partition *moved;              /* see kai_partition_moved() */
@@ -200,6 +203,8 @@ struct ka_consumer {
     kai_worker worker;
     topic *last_topic;
     int64_t stored_ns, seek_ns;
+    int64_t arrived_ns,
+        wall_ns; /* of what arrives now; wall_ns: the wall clock minus the monotonic one */
     consumer_command *first_commit;                /* in line */
     int committing;                                /* the first one is on its way */
     rd_kafka_topic_partition_list_t *subscription; /* in a group; NULL: none */
@@ -249,7 +254,12 @@ void kai_consumer_log(ka_consumer *c, int level, const char *facility, const cha
 /* The same of librdkafka's error object (NULL: none), which is destroyed. */
 void kai_consumer_log_error(ka_consumer *c, const char *facility, rd_kafka_error_t *error);
 
-/* ka_block.c; under lock */
+/* ka_block.c */
+
+/* Add the time from a message's timestamp, which is whatever a producer wrote, to now. */
+void kai_age_note(kai_hist *hist, const entry *e, int64_t wall_ms);
+
+/* The rest under lock. */
 
 /* Bring positions up to what Python has handed out, and processed up to all of it (the next one
  * is being asked for) or all but the one in hand. Returns whether more is processed now. */

@@ -1,9 +1,8 @@
 /* The producer's worker: from the ring to librdkafka, in time. */
-#include <time.h>
-
 #include "ka_producer.h"
 
 enum { DRAIN = 1024 }; /* records between two looks at delivery reports */
+enum { CLOCK = 16 };   /* records between two looks at the clock */
 
 static const int64_t LATE_NS = 500000000;           /* in the ring: no longer negligible */
 static const int64_t TIMEOUT_GRACE_NS = 1000000000; /* librdkafka looks once a second */
@@ -103,14 +102,6 @@ rd_kafka_resp_err_t kai_produce_again(ka_producer *p, const rd_kafka_message_t *
     };
 
     return produce_parts(p, parts, sizeof parts / sizeof *parts - (headers ? 0 : 1));
-}
-
-static int64_t wall_minus_monotonic_ns(int64_t now)
-{
-    struct timespec wall;
-
-    clock_gettime(CLOCK_REALTIME, &wall);
-    return (int64_t)wall.tv_sec * 1000000000 + wall.tv_nsec - now;
 }
 
 /* With KA_DROP_OLD: librdkafka has its share, and at least one message; or it gives some back, which
@@ -215,7 +206,7 @@ static void drain_record(ka_producer *p, const record *r, int fate, turn *t)
     if (t->now - r->accepted_ns > LATE_NS)
         watch_flight(p, r->accepted_ns);
     to = kai_topic_open(p, r->topic);
-    f = kai_flight_begin(p, &from);
+    f = kai_flight_begin(p, &from, t->now);
     code = to->rkt ? produce(p, r, to, f, t->wall_ns) : RD_KAFKA_RESP_ERR__INVALID_ARG;
     if (code) {
         conclude_record(p, r, &from, code, t->now, &t->o);
@@ -247,8 +238,10 @@ int kai_drain_ring(ka_producer *p)
         return 0;
     }
     while (n < DRAIN && kai_flight_ready(p) && (r = claim(p, &p->drained, &fate, t.now))) {
-        if (n++ == 0)
-            t.wall_ns = wall_minus_monotonic_ns(t.now);
+        if (n == 0)
+            t.wall_ns = kai_wall_minus_ns(t.now);
+        if (n++ % CLOCK == CLOCK - 1)
+            t.now = kai_now_ns();
         drain_record(p, r, fate, &t);
     }
     if (n) {

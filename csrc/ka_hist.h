@@ -20,6 +20,8 @@ typedef struct {
 } kai_hist;
 
 void kai_hist_add(kai_hist *hist, int64_t ns);
+/* The same where no two threads add at a time: no locked instruction. */
+void kai_hist_note(kai_hist *hist, int64_t ns);
 /* Counters are read one by one: values added meanwhile may be in or not. */
 void kai_hist_summary(const kai_hist *hist, ka_latency *out);
 

@@ -55,7 +55,7 @@ void kai_hold(ka_producer *p, uint32_t bytes)
     atomic_fetch_add_explicit(&p->held_bytes, bytes, memory_order_relaxed);
 }
 
-flight *kai_flight_begin(ka_producer *p, const origin *from)
+flight *kai_flight_begin(ka_producer *p, const origin *from, int64_t now)
 {
     flight *f = p->free_flights;
 
@@ -63,6 +63,8 @@ flight *kai_flight_begin(ka_producer *p, const origin *from)
     f->epoch = p->last_epoch;
     f->epoch->outstanding++;
     f->origin = *from;
+    f->given_ns = (float)(now - from->accepted_ns);
+    kai_hist_note(&p->ring_latency, now - from->accepted_ns);
     return f;
 }
 
@@ -94,6 +96,7 @@ static void push_result(ka_producer *p, const origin *from, const kai_report *re
                                                .offset = report->offset,
                                                .timestamp_ms = report->timestamp_ms,
                                                .latency_s = seconds(now - from->accepted_ns),
+                                               .counted_ns = now,
                                                .code = report->code,
                                                .partition = report->partition});
 }
@@ -123,7 +126,6 @@ void kai_conclude(ka_producer *p, const origin *from, const kai_report *report, 
     switch (report->code) {
     case RD_KAFKA_RESP_ERR_NO_ERROR:
         o->delivered++;
-        kai_hist_add(&p->ack_latency, now - from->accepted_ns);
         break;
     case RD_KAFKA_RESP_ERR__PURGE_QUEUE:
     case RD_KAFKA_RESP_ERR__PURGE_INFLIGHT:
@@ -249,6 +251,8 @@ static void take_reports(ka_producer *p, rd_kafka_event_t *event)
 
         if (is_revived(p, m, f, now, &report))
             continue;
+        if (report.code == RD_KAFKA_RESP_ERR_NO_ERROR)
+            kai_hops_note(p, f, now);
         kai_conclude(p, &f->origin, &report, now, &o);
         kai_flight_end(p, f);
     }

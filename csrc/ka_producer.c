@@ -193,7 +193,12 @@ int ka_producer_metrics(ka_producer *p, ka_producer_stats *stats)
         return KA_FORKED;
     kai_producer_snapshot(p, stats);
     kai_hist_summary(&p->send_latency, &stats->send);
+    kai_hist_summary(&p->ring_latency, &stats->ring);
+    kai_hist_summary(&p->queue_latency, &stats->queue);
+    kai_hist_summary(&p->wire_latency, &stats->wire);
+    kai_hist_summary(&p->report_latency, &stats->report);
     kai_hist_summary(&p->ack_latency, &stats->ack);
+    kai_hist_summary(&p->results.latency, &stats->told);
     return KA_OK;
 }
 
@@ -439,7 +444,7 @@ ka_producer *ka_wait_producer_open(ka_conf *conf, const ka_producer_options *opt
                        "no address space for the queue: lower queue_bytes or queue_messages");
     p->default_topic = options->topic ? ka_producer_topic(p, options->topic) : -1;
     rd_kafka_conf_set_events(conf->rd, RD_KAFKA_EVENT_DR | RD_KAFKA_EVENT_ERROR);
-    p->rk = kai_conf_create(conf, RD_KAFKA_PRODUCER, p, options->log, err);
+    p->rk = kai_conf_create(conf, RD_KAFKA_PRODUCER, p, options->log, kai_hops_watch, err);
     if (!p->rk)
         return abandon(p, err, RD_KAFKA_RESP_ERR_NO_ERROR, NULL);
     p->events = rd_kafka_queue_get_main(p->rk);

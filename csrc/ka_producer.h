@@ -27,7 +27,7 @@
  * librdkafka has not sent when one of them is over: that one fails, the others are produced again.
  *
  * ka_producer.c: open, close. ka_send.c: the callers' way into the ring. ka_outcome.c: flights,
- * outcomes, flush epochs. ka_drain.c: from the ring to librdkafka. ka_producer_worker.c: flush,
+ * outcomes, flush epochs. ka_hops.c: where a message's time goes. ka_drain.c: from the ring to librdkafka. ka_producer_worker.c: flush,
  * close, end. ka_call.c: what the control thread runs: ka_purge.c, ka_metadata.c, ka_transaction.c.
  * ka_results.c: outcomes that are told. ka_failure.c: failed messages that are kept.
  */
@@ -86,6 +86,9 @@ typedef struct flight {
         epoch *epoch;
     };
     origin origin;
+    /* Nanoseconds from acceptance until librdkafka was given it, and until its acknowledgement arrived; and on the
+     * wire. The last two are written by a thread of librdkafka: see ka_hops.c. */
+    float given_ns, acked_ns, wire_ns;
 } flight;
 
 typedef struct {
@@ -189,7 +192,8 @@ struct ka_producer {
     _Atomic int64_t lost;       /* purged by closing */
     _Atomic int64_t unreported; /* failures that nobody was told of */
     _Atomic int64_t failed_results; /* failures that were to be told by a result */
-    kai_hist ack_latency;
+    kai_hist ring_latency, queue_latency, wire_latency, report_latency,
+        ack_latency;                 /* worker only */
     kai_wake room_freed, progressed; /* for blocked senders; for flush and close */
 
     kai_failures failures;
@@ -315,7 +319,7 @@ int kai_flight_ready(ka_producer *p);
 /* Count a message as librdkafka's; kai_flight_end() undoes it. */
 void kai_hold(ka_producer *p, uint32_t bytes);
 /* A flight of the epoch that is open, of a message that is held. */
-flight *kai_flight_begin(ka_producer *p, const origin *from);
+flight *kai_flight_begin(ka_producer *p, const origin *from, int64_t now);
 void kai_flight_end(ka_producer *p, flight *f);
 /* The outcome of one message, counted in *o. */
 void kai_conclude(ka_producer *p, const origin *from, const kai_report *report, int64_t now,
@@ -333,6 +337,14 @@ int kai_serve_events(ka_producer *p);
 void kai_write_off(ka_producer *p);
 /* When the oldest message within librdkafka was accepted; KAI_FOREVER: there is none. */
 int64_t kai_oldest_flight_ns(const ka_producer *p);
+
+/* ka_hops.c */
+
+/* Interceptor of librdkafka, run by its new client: has the moments noted that only its threads see. */
+rd_kafka_resp_err_t kai_hops_watch(rd_kafka_t *rk, const rd_kafka_conf_t *conf, void *opaque,
+                                   char *text, size_t size);
+/* On the worker: a message was delivered; where its time went. */
+void kai_hops_note(ka_producer *p, const flight *f, int64_t now);
 
 /* ka_call.c */
 

@@ -7,6 +7,7 @@
 #include "ka_err.h"
 
 enum { POLL = 512 }; /* messages between two looks at everything else */
+enum { CLOCK = 8 };  /* messages between two looks at the clock */
 
 static int has_room(const ka_consumer *c)
 {
@@ -57,11 +58,13 @@ static void push_message(ka_consumer *c, partition *p, const rd_kafka_message_t 
                  .generation = p->generation,
                  .offset = m->offset,
                  .timestamp_ms = rd_kafka_message_timestamp(m, &type),
+                 .arrived_ns = c->arrived_ns,
                  .external = external ? kai_must(malloc(bytes)) : NULL,
                  .value_len = m->payload ? (uint32_t)m->len : KAI_NONE,
                  .key_len = m->key ? (uint32_t)m->key_len : KAI_NONE,
                  .headers_len = (uint32_t)headers_len};
-    e->timestamp_type = type;
+    e->timestamp_type = (int16_t)type;
+    kai_age_note(&c->arrival, e, (c->arrived_ns + c->wall_ns) / 1000000);
     to = kai_append(external ? e->external : to, m->payload, (int64_t)m->len);
     to = kai_append(to, m->key, (int64_t)m->key_len);
     if (headers_len)
@@ -216,6 +219,8 @@ int kai_receive(ka_consumer *c)
 
     if (atomic_exchange(&c->strayed, 0))
         kai_partitions_forward(c);
+    c->arrived_ns = kai_now_ns();
+    c->wall_ns = kai_wall_minus_ns(c->arrived_ns);
     while ((m = rd_kafka_consumer_poll(c->rk, 0))) {
         receive(c, m);
         n++;
@@ -230,6 +235,8 @@ int kai_receive(ka_consumer *c)
             kai_nudge_empty(c);
             break;
         }
+        if (n % CLOCK == CLOCK - 1)
+            c->arrived_ns = kai_now_ns();
         receive(c, m);
     }
     return n;

@@ -100,6 +100,14 @@ static void finish_taken(kai_results *results)
     kai_wake_notify(&results->progressed);
 }
 
+static void note_taken(kai_results *results, const ka_result *out, int64_t n)
+{
+    int64_t now = kai_now_ns();
+
+    for (int64_t i = 0; i < n; i++)
+        kai_hist_note(&results->latency, now - out[i].counted_ns);
+}
+
 int64_t kai_results_take(kai_results *results, ka_result *out, int64_t size)
 {
     /* In this order: what is announced before closing must be seen by who sees the closing. */
@@ -114,8 +122,10 @@ int64_t kai_results_take(kai_results *results, ka_result *out, int64_t size)
         out[n] = *(ka_result *)kai_ring_next(&results->ring, &pos);
         results->taken_bytes += out[n].bytes;
     }
-    if (n)
+    if (n) {
         kai_ring_release(&results->ring, pos);
+        note_taken(results, out, n);
+    }
     results->taken = n;
     return n == 0 && closed ? KA_CLOSED : n;
 }

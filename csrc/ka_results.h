@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 #include "ka.h"
+#include "ka_hist.h"
 #include "ka_ring.h"
 #include "ka_wake.h"
 
@@ -26,6 +27,7 @@ typedef struct {
     kai_wake arrived, progressed;
     int64_t pushed;             /* worker only */
     int64_t taken, taken_bytes; /* teller only */
+    kai_hist latency;           /* from a result's counted_ns until it was taken; the teller adds */
 } kai_results;
 
 /* 0, or -1 without memory. */

@@ -25,6 +25,14 @@ int64_t kai_now_ns(void)
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
+int64_t kai_wall_minus_ns(int64_t now)
+{
+    struct timespec wall;
+
+    clock_gettime(CLOCK_REALTIME, &wall);
+    return (int64_t)wall.tv_sec * 1000000000 + wall.tv_nsec - now;
+}
+
 int64_t kai_deadline_ns(int64_t timeout_us)
 {
     int64_t now = kai_now_ns();

@@ -86,6 +86,8 @@ void kai_fence_all(void);
 
 /* Monotonic time. */
 int64_t kai_now_ns(void);
+/* The wall clock minus that one, which reads now. */
+int64_t kai_wall_minus_ns(int64_t now);
 /* now + timeout; KAI_FOREVER for a negative timeout or one that overflows. */
 int64_t kai_deadline_ns(int64_t timeout_us);
 

@@ -40,7 +40,7 @@ from kafka_async.errors import (
     TransactionError,
 )
 from kafka_async.message import DeliveryReport, Message, Record, RecordMetadata, TopicPartition
-from kafka_async.metrics import ConsumerMetrics, LatencySummary, ProducerMetrics
+from kafka_async.metrics import ConsumerHops, ConsumerMetrics, LatencySummary, ProducerHops, ProducerMetrics
 from kafka_async.producer import Producer
 
 __all__ = [
@@ -48,6 +48,7 @@ __all__ = [
     "ConfigError",
     "Consumer",
     "ConsumerError",
+    "ConsumerHops",
     "ConsumerMetrics",
     "Delivery",
     "DeliveryError",
@@ -61,6 +62,7 @@ __all__ = [
     "MessageTooLarge",
     "PartitionEnd",
     "Producer",
+    "ProducerHops",
     "ProducerMetrics",
     "QueueFull",
     "Record",

@@ -21,7 +21,7 @@ from kafka_async._wait import Deadline, Waits, check_timeout, micros, owned, wai
 from kafka_async.batch import MessageBatch
 from kafka_async.config import Config, Value, config_error, fetch_defaults, native_error
 from kafka_async.message import Message, TopicPartition, check_partition, check_topic, native_offset
-from kafka_async.metrics import ConsumerMetrics, latency_summary
+from kafka_async.metrics import ConsumerHops, ConsumerMetrics, latency_summary
 
 if TYPE_CHECKING:
     from kafka_async._rebalance import Callback
@@ -538,6 +538,7 @@ class ConsumerCore(ABC):
             stats.prefetched,
             stats.prefetched_bytes,
             latency_summary(stats.age),
+            ConsumerHops(*map(latency_summary, (stats.arrival, stats.ring, stats.block))),
         )
 
     async def _stop(self, timeout: float | None, store_last: bool) -> None:

@@ -24,7 +24,7 @@ from kafka_async.message import DeliveryReport, RecordMetadata, unpack_headers
 if TYPE_CHECKING:
     OnDelivery = Callable[[DeliveryReport], object]
 
-_RESULT = struct.Struct("=q8xqqdii")  # ka_result, but for its bytes
+_RESULT = struct.Struct("=q8xqqd8xii")  # ka_result, but for its bytes and counted_ns
 _BATCH = 256
 _TOKENS = 2**32 - 1
 

@@ -24,7 +24,7 @@ from kafka_async.message import (
     check_topic,
     pack_headers,
 )
-from kafka_async.metrics import ProducerMetrics, latency_summary
+from kafka_async.metrics import ProducerHops, ProducerMetrics, latency_summary
 
 if TYPE_CHECKING:
     from kafka_async._delivery import OnDelivery
@@ -529,6 +529,7 @@ class ProducerCore(ABC):
             stats.outstanding_bytes,
             latency_summary(stats.send),
             latency_summary(stats.ack),
+            ProducerHops(*map(latency_summary, (stats.ring, stats.queue, stats.wire, stats.report, stats.told))),
         )
 
     async def _leave(self, error: BaseException | None) -> None:

@@ -25,6 +25,57 @@ class LatencySummary:
 
 
 @dataclass(frozen=True, slots=True)
+class ProducerHops:
+    """Where the time of messages goes, from acceptance on.
+
+    Of each delivered message `ring`, `queue`, `wire` and `report` add up to the time from acceptance to delivery
+    (``ack_latency``); so do the means.
+
+    Attributes
+    ----------
+    ring : LatencySummary
+        In the native queue, until the worker gave it to librdkafka; of all that was given.
+    queue : LatencySummary
+        In librdkafka, until the request that it was delivered with was sent: ``linger.ms``, connecting, requests
+        before it, and attempts that failed.
+    wire : LatencySummary
+        From that request to its acknowledgement: the network and the broker (librdkafka's round-trip time); 0 with
+        ``acks=0``.
+    report : LatencySummary
+        From the acknowledgement until the worker has counted it, so that ``metrics()`` and ``flush()`` know of it.
+    told : LatencySummary
+        From there until the delivery thread (with asyncio: the loop) took it, to complete its future or call its
+        callback; only of messages that have one.
+    """
+
+    ring: LatencySummary
+    queue: LatencySummary
+    wire: LatencySummary
+    report: LatencySummary
+    told: LatencySummary
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerHops:
+    """Where the time of messages goes, up to the application.
+
+    Attributes
+    ----------
+    arrival : LatencySummary
+        From a record's timestamp, which its producer wrote by its own clock, to its arrival in the native queue.
+    ring : LatencySummary
+        In the native queue: prefetched, and not asked for yet.
+    block : LatencySummary
+        From there until it was handed out. `poll_message` takes up to 256 messages at a time; which was handed out when
+        is not measured, but taken for even. 0 in batches.
+    """
+
+    arrival: LatencySummary
+    ring: LatencySummary
+    block: LatencySummary
+
+
+@dataclass(frozen=True, slots=True)
 class ProducerMetrics:
     """One consistent snapshot of a producer.
 
@@ -44,6 +95,8 @@ class ProducerMetrics:
         Time inside the native part of ``send``; a ``send_many`` counts once.
     ack_latency : LatencySummary
         From acceptance to delivery.
+    hops : ProducerHops
+        Where that time goes.
     """
 
     accepted: int
@@ -55,6 +108,7 @@ class ProducerMetrics:
     outstanding_bytes: int
     send_latency: LatencySummary
     ack_latency: LatencySummary
+    hops: ProducerHops
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +128,8 @@ class ConsumerMetrics:
         messages of the block that is being handed out).
     age : LatencySummary
         From a record's timestamp to the moment it left the native queue for the application.
+    hops : ConsumerHops
+        Where that time goes.
     """
 
     received: int
@@ -82,6 +138,7 @@ class ConsumerMetrics:
     prefetched: int
     prefetched_bytes: int
     age: LatencySummary
+    hops: ConsumerHops
 
 
 def latency_summary(native: ffi.CData) -> LatencySummary:

@@ -37,6 +37,12 @@ def test_demo_histogram_has_every_message() -> None:
     assert sum(int(bar.replace(",", "")) for bar in bars) == 5000
 
 
+def test_demo_shows_where_the_time_goes() -> None:
+    done = run("demo", "--messages", "5000")
+    bars = re.findall(r"^(p\S+) +[█▓▒░]{48} +[\d.]+ (?:µs|ms|s)$", done.stdout.decode(), re.MULTILINE)
+    assert bars == ["p50", "p90", "p99", "p99.9"] * 2
+
+
 def test_demo_on_a_cluster_elsewhere(cluster: MockCluster) -> None:
     done = run(
         "demo", "--bootstrap-servers", cluster.bootstrap_servers, "--messages", "2000", "-X", "fetch.wait.max.ms=1"

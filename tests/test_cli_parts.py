@@ -7,11 +7,13 @@ import struct
 
 import pytest
 
+from kafka_async.cli.anatomy import draw
 from kafka_async.cli.connect import reach
 from kafka_async.cli.histogram import Latencies
 from kafka_async.cli.terminal import duration
 from kafka_async.cli.verify import CLOSING, STAMP, Verifier, filler
 from kafka_async.message import Message
+from kafka_async.metrics import LatencySummary
 
 RUN = b"this run"
 REST = filler(100)
@@ -120,3 +122,24 @@ def test_servers_that_do_not_answer_are_named_with_a_reason(servers: str) -> Non
 
 def test_stamp_is_as_small_as_promised() -> None:
     assert STAMP.size == struct.calcsize("8sqq") == 24
+
+
+def summary(seconds: float) -> LatencySummary:
+    return LatencySummary(1, seconds, seconds, seconds, seconds, seconds, seconds)
+
+
+def test_bars_show_each_part_by_its_share_and_the_sum() -> None:
+    lines = draw([("a", summary(0.75e-3)), ("b", summary(0.25e-3)), ("c", summary(0.0))])
+    assert lines[0] == f"p50   {'█' * 36}{'▓' * 12}   1.00 ms"
+    assert len({line[6:] for line in lines[:4]}) == 1
+    assert lines[4].split() == ["█", "a", "▓", "b", "▒", "c"]
+
+
+@pytest.mark.parametrize("times", [(1.0, 1.0, 1.0), (1e-9, 1.0, 1e-9), (0.0, 0.0, 0.0, 1.0), (1 / 97, 5 / 97, 91 / 97)])
+def test_bars_are_full_whatever_is_rounded(times: tuple[float, ...]) -> None:
+    for line in draw([("part", summary(time)) for time in times])[:4]:
+        assert len(line[6:].split()[0]) == 48
+
+
+def test_nothing_measured_is_no_bar() -> None:
+    assert draw([("a", LatencySummary(0, 0, 0, 0, 0, 0, 0))]) == []

@@ -11,7 +11,7 @@ from kafka_async.cli.signals import Signals
 from kafka_async.cli.verify import CLOSING, OPENING, STAMP, Verifier, filler
 from kafka_async.consumer import Consumer
 from kafka_async.errors import DeliveryError, FlushTimeout, KafkaError
-from kafka_async.metrics import ProducerMetrics
+from kafka_async.metrics import ConsumerMetrics, ProducerMetrics
 from kafka_async.producer import Producer
 
 PATIENCE_S = 10.0  # without any message for so long, what is missing is lost
@@ -133,6 +133,8 @@ class Exchange:
         From the first ``send`` to the last message received.
     metrics : ProducerMetrics
         Of the producer after the last message, marks taken off the counters.
+    consumer_metrics : ConsumerMetrics
+        Of the consumer at that moment.
     trouble : str
         Why not all was delivered, "" if it was.
     """
@@ -151,6 +153,7 @@ class Exchange:
         self._marker = Marker(producer, run)
         self._before = producer.metrics()
         self.metrics = self._before
+        self.consumer_metrics: ConsumerMetrics = consumer.metrics()
         self._began_ns = self._last_ns = time.monotonic_ns()
 
     @property
@@ -178,6 +181,7 @@ class Exchange:
         if not signals.received:
             self._flush()
         self.metrics = self._without_marks(self._producer.metrics())
+        self.consumer_metrics = self._consumer.metrics()
         if not signals.received and not self.trouble:
             self._drain(signals)
 

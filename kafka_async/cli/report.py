@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kafka_async.cli.anatomy import Part, consumer_parts, draw, producer_parts
 from kafka_async.cli.exchange import Exchange
 from kafka_async.cli.histogram import Latencies
 from kafka_async.cli.terminal import Screen, duration, megabytes
@@ -71,6 +72,16 @@ def _latencies(screen: Screen, exchange: Exchange) -> None:
         screen.out()
         screen.out("end to end, messages by latency", "bold")
         for line in exchange.end_to_end.draw():
+            screen.out(line)
+        screen.out()
+    _anatomy(screen, "from send to its acknowledgement", producer_parts(exchange.metrics))
+    _anatomy(screen, "from a message's timestamp (in ms) to poll_message", consumer_parts(exchange.consumer_metrics))
+
+
+def _anatomy(screen: Screen, way: str, parts: list[Part]) -> None:
+    if lines := draw(parts):
+        screen.out(f"where the time goes {way}, marks included", "bold")
+        for line in lines:
             screen.out(line)
         screen.out()
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 # For terminals that can't show the left ones.
-_ASCII = str.maketrans(dict(zip("µ█▉▊▋▌▍▎▏", "u########", strict=True)))
+_ASCII = str.maketrans(dict(zip("µ█▉▊▋▌▍▎▏▓▒░", "u########+=-", strict=True)))
 
 
 class Screen:

@@ -229,7 +229,7 @@ static void a_flush_waits_for_the_epochs_before_its_own(void)
     for (int i = 0; i < 2; i++) {
         kai_epoch_open(&p);
         kai_hold(&p, from.bytes);
-        flights[i] = kai_flight_begin(&p, &from);
+        flights[i] = kai_flight_begin(&p, &from, from.accepted_ns);
         p.last_epoch->end = 10 * (uint64_t)(i + 1);
     }
     kai_epoch_open(&p);

@@ -254,6 +254,26 @@ static void larger_of_two_values_at_the_same_time_is_the_maximum(void)
         check_join(threads[i]);
 }
 
+static void one_writer_counts_as_many_do(void)
+{
+    static const int64_t edges[] = {INT64_MIN, -1, 0, 1, 31, 32, INT64_MAX, INT64_MAX, INT64_MAX};
+    kai_hist added = {0}, noted = {0};
+    ka_latency a, n;
+
+    for (unsigned i = 0; i < sizeof edges / sizeof *edges; i++) {
+        kai_hist_add(&added, edges[i]);
+        kai_hist_note(&noted, edges[i]);
+    }
+    for (int64_t ns = 1; ns < (int64_t)1 << 60; ns += ns / 8 + 1) {
+        kai_hist_add(&added, ns);
+        kai_hist_note(&noted, ns);
+    }
+    CHECK(memcmp(added.buckets, noted.buckets, sizeof added.buckets) == 0);
+    a = summary_of(&added);
+    n = summary_of(&noted);
+    CHECK(memcmp(&a, &n, sizeof a) == 0);
+}
+
 int main(void)
 {
     RUN(empty_histogram_is_all_zero);
@@ -266,6 +286,7 @@ int main(void)
     RUN(percentiles_turn_at_exactly_their_rank);
     RUN(single_outlier_shows_in_max_alone);
     RUN(mean_of_many_long_values_is_exact);
+    RUN(one_writer_counts_as_many_do);
     RUN(concurrent_adds_are_counted_exactly);
     RUN(larger_of_two_values_at_the_same_time_is_the_maximum);
     return 0;
