@@ -43,7 +43,8 @@ static rd_kafka_resp_err_t on_acknowledgement(rd_kafka_t *rk, rd_kafka_message_t
 }
 
 rd_kafka_resp_err_t kai_hops_watch(rd_kafka_t *rk, const rd_kafka_conf_t *conf, void *opaque,
-                                   char *text, size_t size) // NOLINT(readability-non-const-parameter)
+                                   char *text, /* NOLINT(readability-non-const-parameter) */
+                                   size_t size)
 {
     (void)conf, (void)text, (void)size;
     rd_kafka_interceptor_add_on_response_received(rk, "kafka_async", on_response, opaque);

@@ -5,13 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
+from functools import update_wrapper
 from inspect import CO_COROUTINE
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from kafka_async import _exit, _log, _payload, errors
 from kafka_async._batch import Batch
 from kafka_async._delivery import Outcomes, Promise, Unread, Waiting, not_awaited
 from kafka_async._failures import Failures
+from kafka_async._fast import Sender, fast
 from kafka_async._idle import Idle, native_idle
 from kafka_async._native import ffi, lib
 from kafka_async._refusal import Limits, no_topic, state_error
@@ -46,6 +48,19 @@ _POLICIES = {
 }
 
 
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def without_python(method: _Method) -> _Method:
+    """Decorate a producer's method that takes what ``send`` takes: a lone value of type bytes takes a short cut.
+
+    It is given to the core without a frame of Python's. What the core refuses, and all else, is the method's.
+    """
+    short = fast(method)
+    update_wrapper(short, method)
+    return short
+
+
 class Blocked(NamedTuple):
     """A message that waits for room; it is accepted or forgotten by ``_unblock``."""
 
@@ -54,7 +69,7 @@ class Blocked(NamedTuple):
     delivery: Promise | None
 
 
-class ProducerCore(ABC):
+class ProducerCore(Sender, ABC):
     """What the producer does, whether its calls block or are awaited.
 
     Its coroutines wait by `Waits` alone.
@@ -128,6 +143,8 @@ class ProducerCore(ABC):
             raise native_error(error)
         conf.taken()
         self._native = ffi.gc(native, lib.ka_producer_release)
+        addresses = native, ffi.addressof(lib, "ka_producer_send")
+        self._attach(self._native, *(int(ffi.cast("intptr_t", address)) for address in addresses))
         self._unread = Unread()
         self._outcomes = self._make_outcomes()
         self._failures = Failures(self._native, self._unread)

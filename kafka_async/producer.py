@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from kafka_async._delivery import Delivery, Dispatcher, Outcomes
 from kafka_async._native import lib
-from kafka_async._producer import OPEN_LIMIT_S, ProducerCore
+from kafka_async._producer import OPEN_LIMIT_S, ProducerCore, without_python
 from kafka_async._transaction import send_offsets
 from kafka_async._wait import BLOCKING, Waits, check_timeout, run
 from kafka_async.message import Record, TopicPartition
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
         timestamp_ms: int | None
         headers: Headers | None
         on_delivery: OnDelivery | None
-
-
-_send = lib.ka_producer_send
 
 
 class Producer(ProducerCore):
@@ -104,6 +101,7 @@ class Producer(ProducerCore):
     def _opened(self) -> None:
         run(self._count_default_topic())
 
+    @without_python
     def send(
         self,
         value: Payload,
@@ -155,10 +153,6 @@ class Producer(ProducerCore):
         ClosedError, ForkedError
             The producer is stopped, or belongs to the parent process.
         """
-        # The common case costs one native call and no conversion. Options are collected, since defaults of
-        # keyword-only parameters would be looked up one by one, a tenth of the whole call.
-        if value.__class__ is bytes and key is None and not options and _send(self._native, value, len(value)) >= 0:
-            return
         if blocked := self._send_record(value, key, **options):
             run(self._unblock(blocked))
 

@@ -35,7 +35,6 @@ def record(monkeypatch: pytest.MonkeyPatch, *modules: ModuleType) -> Counter[str
     recorder = Recorder()
     for module in modules:
         monkeypatch.setattr(module, "lib", recorder)
-    monkeypatch.setattr(kafka_async.producer, "_send", recorder.ka_producer_send)
     monkeypatch.setattr(kafka_async._producer, "_send_record", recorder.ka_producer_send_record)
     return recorder.called
 

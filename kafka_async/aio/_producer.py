@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from kafka_async._delivery import Outcomes, Unread, is_failure
 from kafka_async._native import ffi, lib
-from kafka_async._producer import OPEN_LIMIT_S, ProducerCore
+from kafka_async._producer import OPEN_LIMIT_S, ProducerCore, without_python
 from kafka_async._transaction import send_offsets
 from kafka_async._wait import Deadline, check_timeout
 from kafka_async.aio._loop import Looped, TaskLock
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from kafka_async.aio._consumer import Consumer
     from kafka_async.message import Payload
     from kafka_async.producer import SendOptions
-
-_send = lib.ka_producer_send
 
 
 class _LoopOutcomes(Outcomes):
@@ -148,6 +146,7 @@ class Producer(ProducerCore):
         self._waits.open(self._outcomes.serve)
         lib.ka_producer_hang(self._native, self._waits.bell)
 
+    @without_python
     def send_nowait(self, value: Payload, key: Payload = None, **options: Unpack[SendOptions]) -> None:
         """Accept a message and return; as `kafka_async.Producer.send`, but that it never waits. Safe from any thread.
 
@@ -158,8 +157,6 @@ class Producer(ProducerCore):
         MessageTooLarge, TypeError, ValueError, TransactionError, KafkaError, ClosedError, ForkedError
             As there.
         """
-        if value.__class__ is bytes and key is None and not options and _send(self._native, value, len(value)) >= 0:
-            return
         if blocked := self._send_record(value, key, **options):
             self._give_up(blocked)
 

@@ -1,0 +1,167 @@
+/* kafka_async._fast: the common send without a line of Python.
+ *
+ * A method that is decorated with fast() stays what it was, but for calls of the form producer.send(value) with
+ * value of type bytes: they go to ka_producer_send() at once. What that refuses, and every other form, is the
+ * decorated function's. Of the time of such a call, Python's frame and cffi's conversions took three quarters.
+ *
+ * Everything here runs with the GIL, which is never given away. */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <stddef.h>
+
+#include "ka.h"
+
+typedef int send_function(ka_producer *p, const char *value, int64_t value_len);
+
+/* Sender, the base of the classes that have such a method. */
+typedef struct {
+    PyObject base;
+    send_function *send; /* NULL: not attached, or being collected */
+    ka_producer *native; /* borrowed from owner */
+    PyObject *owner;     /* owned: cffi's object, which releases native at its end */
+} sender;
+
+/* _attach(owner, native, send): the last two as addresses, since what cffi hands out is opaque. */
+static PyObject *sender_attach(PyObject *self, PyObject *args)
+{
+    sender *s = (sender *)self;
+    unsigned long long native, send;
+    PyObject *owner;
+
+    if (!PyArg_ParseTuple(args, "OKK", &owner, &native, &send))
+        return NULL;
+    Py_XSETREF(s->owner, Py_NewRef(owner));
+    s->native = (ka_producer *)(uintptr_t)native;
+    s->send = (send_function *)(uintptr_t)send;
+    Py_RETURN_NONE;
+}
+
+static int sender_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(((sender *)self)->owner);
+    return 0;
+}
+
+/* Whoever comes to call a method of something that is being collected finds nothing freed. */
+static int sender_clear(PyObject *self)
+{
+    ((sender *)self)->send = NULL;
+    Py_CLEAR(((sender *)self)->owner);
+    return 0;
+}
+
+static void sender_dealloc(PyObject *self)
+{
+    PyObject_GC_UnTrack(self);
+    sender_clear(self);
+    Py_TYPE(self)->tp_free(self);
+}
+
+static PyMethodDef sender_methods[] = {{"_attach", sender_attach, METH_VARARGS, NULL}, {0}};
+
+static PyTypeObject sender_type = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "kafka_async._fast.Sender",
+    .tp_basicsize = sizeof(sender),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
+    .tp_methods = sender_methods,
+    .tp_traverse = sender_traverse,
+    .tp_clear = sender_clear,
+    .tp_dealloc = sender_dealloc,
+    .tp_new = PyType_GenericNew,
+};
+
+/* What fast() returns: calls it, or the function. */
+typedef struct {
+    PyObject base;
+    vectorcallfunc call;
+    PyObject *function; /* owned */
+    PyObject *dict;     /* owned; __doc__ and the like */
+} method;
+
+static PyObject *method_call(PyObject *self, PyObject *const *args, size_t flags, PyObject *names)
+{
+    if (PyVectorcall_NARGS(flags) == 2 && !names && PyBytes_CheckExact(args[1]) &&
+        PyObject_TypeCheck(args[0], &sender_type)) {
+        const sender *s = (sender *)args[0];
+        if (s->send &&
+            s->send(s->native, PyBytes_AS_STRING(args[1]), PyBytes_GET_SIZE(args[1])) >= 0)
+            Py_RETURN_NONE;
+    }
+    return PyObject_Vectorcall(((method *)self)->function, args, flags, names);
+}
+
+static PyObject *method_get(PyObject *self, PyObject *object, PyObject *type)
+{
+    (void)type;
+    return object ? PyMethod_New(self, object) : Py_NewRef(self);
+}
+
+static int method_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(((method *)self)->function);
+    Py_VISIT(((method *)self)->dict);
+    return 0;
+}
+
+static int method_clear(PyObject *self)
+{
+    Py_CLEAR(((method *)self)->function);
+    Py_CLEAR(((method *)self)->dict);
+    return 0;
+}
+
+static void method_dealloc(PyObject *self)
+{
+    PyObject_GC_UnTrack(self);
+    method_clear(self);
+    Py_TYPE(self)->tp_free(self);
+}
+
+static PyGetSetDef method_attributes[] = {
+    {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, NULL, NULL}, {0}};
+
+static PyTypeObject method_type = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "kafka_async._fast.Method",
+    .tp_basicsize = sizeof(method),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL |
+                Py_TPFLAGS_METHOD_DESCRIPTOR, /* no bound method is made for a call */
+    .tp_vectorcall_offset = offsetof(method, call),
+    .tp_call = PyVectorcall_Call,
+    .tp_descr_get = method_get,
+    .tp_traverse = method_traverse,
+    .tp_clear = method_clear,
+    .tp_dealloc = method_dealloc,
+    .tp_getset = method_attributes,
+    .tp_dictoffset = offsetof(method, dict),
+};
+
+static PyObject *fast(PyObject *module, PyObject *function)
+{
+    method *m = PyObject_GC_New(method, &method_type);
+
+    (void)module;
+    if (!m)
+        return NULL;
+    m->call = method_call;
+    m->function = Py_NewRef(function);
+    m->dict = NULL;
+    PyObject_GC_Track((PyObject *)m);
+    return (PyObject *)m;
+}
+
+static PyMethodDef functions[] = {{"fast", fast, METH_O, NULL}, {0}};
+
+static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, .m_name = "kafka_async._fast",
+                                        .m_size = -1, .m_methods = functions};
+
+PyMODINIT_FUNC PyInit__fast(void)
+{
+    PyObject *module;
+
+    if (PyType_Ready(&sender_type) < 0 || PyType_Ready(&method_type) < 0)
+        return NULL;
+    module = PyModule_Create(&definition);
+    if (module && PyModule_AddObjectRef(module, "Sender", (PyObject *)&sender_type) < 0)
+        Py_CLEAR(module);
+    return module;
+}
