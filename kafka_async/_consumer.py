@@ -273,6 +273,7 @@ class ConsumerCore(ABC):
         self._subscription = names
 
     async def _unsubscribe(self) -> None:
+        self._refuse_foreign()
         self._rebalancer.refuse_inside("unsubscribe")
         try:
             if self._group_id is not None and self._subscription:
@@ -457,6 +458,7 @@ class ConsumerCore(ABC):
         patient: bool,
     ) -> tuple[ffi.CData, float | None]:
         """Start a commit; patient: closing waits for it. Returns its command, and the time it has."""
+        self._refuse_foreign()
         self._need_group("commit")
         timeout = check_timeout(timeout)
         if message is not None and offsets is not None:
@@ -600,6 +602,7 @@ class ConsumerCore(ABC):
 def _after_fork_in_child() -> None:
     for consumer in list(_consumers):
         consumer._generation = -1  # so that the next poll asks the core, which refuses
+        consumer._rebalancer.leave()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import os
 import struct
 import threading
 import traceback
@@ -17,6 +16,7 @@ from types import CoroutineType
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from kafka_async import _exit, _log, errors
+from kafka_async._future import OwnFuture, forks
 from kafka_async._native import ffi, lib
 from kafka_async._wait import Deadline, wait
 from kafka_async.message import DeliveryReport, RecordMetadata, unpack_headers
@@ -28,13 +28,12 @@ _RESULT = struct.Struct("=q8xqqd8xii")  # ka_result, but for its bytes and count
 _BATCH = 256
 _TOKENS = 2**32 - 1
 
-_forks = 0  # how often this process was forked off
-
 
 class Unread:
     """Failures in futures that were dropped unread: as good as never told."""
 
     def __init__(self) -> None:
+        self._born = forks()
         self._reports: deque[DeliveryReport] = deque()
         self.stopped = False  # nobody will ask any more
 
@@ -46,7 +45,7 @@ class Unread:
         report : DeliveryReport
             What the future had.
         """
-        if not is_failure(report.error):
+        if not is_failure(report.error) or self._born != forks():  # of which the parent tells
             return
         if self.stopped:
             _exit.lose(1)
@@ -67,7 +66,7 @@ class Unread:
         return [self._reports.popleft() for _ in range(len(self._reports))]
 
 
-class Delivery(Future[RecordMetadata]):
+class Delivery(OwnFuture[RecordMetadata]):
     """The future outcome of one message: a `concurrent.futures.Future` of `RecordMetadata`.
 
     A message that was not delivered (failed, purged, or dropped by policy) ends it with an exception:
@@ -78,7 +77,6 @@ class Delivery(Future[RecordMetadata]):
 
     def __init__(self, unread: Unread) -> None:
         super().__init__()
-        self._born = _forks
         self._unread = unread
         self._seen = False  # or somebody will be called
 
@@ -117,11 +115,7 @@ class Delivery(Future[RecordMetadata]):
         ForkedError
             It belongs to the parent process.
         """
-        self._check_process()
-        try:
-            return super().result(timeout)
-        finally:
-            self._seen = self._seen or self.done()
+        return super().result(timeout)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Wait for the outcome and return its exception.
@@ -141,7 +135,6 @@ class Delivery(Future[RecordMetadata]):
         TimeoutError, ForkedError
             As `result`.
         """
-        self._check_process()
         try:
             return super().exception(timeout)
         finally:
@@ -163,10 +156,6 @@ class Delivery(Future[RecordMetadata]):
         error = self._exception
         if not self._seen and isinstance(error, errors.DeliveryError) and error.report is not None:
             self._unread.add(error.report)
-
-    def _check_process(self) -> None:
-        if self._born != _forks and not self.done():
-            raise errors.ForkedError("this future belongs to the parent process, which alone learns its outcome")
 
 
 class Promise(Protocol):
@@ -457,11 +446,3 @@ def _known(code: int) -> errors.KafkaError:
     error = ffi.new("ka_error *")
     lib.ka_error_describe(code, error)
     return errors.from_native(errors.KafkaError, error)
-
-
-def _after_fork_in_child() -> None:
-    global _forks
-    _forks += 1
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

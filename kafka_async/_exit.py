@@ -29,6 +29,7 @@ class Closable(Protocol):
 _open: weakref.WeakSet[Closable] = weakref.WeakSet()
 _ended = False  # nobody would close what is opened from now on
 _lost = 0  # messages whose loss could not be raised
+_told = 0  # of them, and of those that the core lost
 _hooked_child = False
 
 
@@ -85,7 +86,7 @@ def close_all() -> None:
     Waits up to 5 s for all objects together, those included that were garbage collected without
     being stopped. An interrupt ends the wait.
     """
-    global _ended
+    global _ended, _told
     _ended = True
     deadline = time.monotonic() + _EXIT_TIMEOUT_S
     remaining = list(_open)
@@ -102,7 +103,8 @@ def close_all() -> None:
         interrupted = True
         for closable in remaining:
             lose(closable._end_exit(0))
-    lost = _lost + lib.ka_lost_messages()
+    lost = _lost + lib.ka_lost_messages() - _told
+    _told += lost  # a child that multiprocessing spawned comes here by its finalizers and by atexit
     if lost:
         print(
             f"kafka_async: {lost} message{'s were' if lost > 1 else ' was'} lost: failed with nobody told, or not "
@@ -126,10 +128,10 @@ def _hook_multiprocessing() -> None:
 
 
 def _after_fork_in_child() -> None:
-    global _open, _ended, _lost, _hooked_child
+    global _open, _ended, _lost, _told, _hooked_child
     _open = weakref.WeakSet()
     _ended = _hooked_child = False
-    _lost = 0
+    _lost = _told = 0
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

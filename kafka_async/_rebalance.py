@@ -68,6 +68,10 @@ class Rebalancer:
         if self._runner is not None and self._runner == self._waits.caller():
             raise RuntimeError(f"{what} can't be called from within a rebalance callback")
 
+    def leave(self) -> None:
+        """Take nobody for one that runs a callback: a forked child refuses everything for another reason."""
+        self._runner = None
+
     async def run_due(self, consumer: ConsumerCore) -> None:
         """Run the callback that the core says is due, and let the rebalance go on.
 

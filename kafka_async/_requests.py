@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from typing import TypeAlias
 
 from kafka_async import errors
+from kafka_async._future import OwnFuture
 from kafka_async._native import ffi, lib
 from kafka_async._partitions import fetch, from_native
 from kafka_async._wait import BLOCKING, Deadline, Waits, await_answer, owned, run
@@ -167,8 +168,7 @@ class Completer:
     def __init__(self, owner: object) -> None:
         self._pending: queue.SimpleQueue[_Pending | None] = queue.SimpleQueue()
         weakref.finalize(owner, self._pending.put, None).atexit = False
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
+        self._starter = threading.Lock()  # who gets it starts the thread; nobody waits for it, a signal handler least
 
     def future(self, command: ffi.CData, timeout: float | None) -> Future[list[TopicPartition]]:
         """Have a future completed by a command's answer.
@@ -184,16 +184,20 @@ class Completer:
         -------
         concurrent.futures.Future of list of TopicPartition
         """
-        future: Future[list[TopicPartition]] = Future()
+        future = OwnFuture[list[TopicPartition]]()
         future.set_running_or_notify_cancel()  # it is on its way: it can't be cancelled
-        with self._lock:
-            self._pending.put((future, command, timeout, Deadline(timeout)))
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=_complete, args=(self._pending,), name="kafka_async-commit", daemon=True
-                )
-                self._thread.start()
+        self._pending.put((future, command, timeout, Deadline(timeout)))
+        if self._starter.acquire(blocking=False):
+            self._start()
         return future
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=_complete, args=(self._pending,), name="kafka_async-commit", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            self._starter.release()
+            raise
 
 
 def _complete(pending: queue.SimpleQueue[_Pending | None]) -> None:

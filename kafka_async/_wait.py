@@ -123,6 +123,31 @@ def wait(call: Callable[[int], int], timeout: Deadline | float | None) -> int:
             return lib.KA_TIMEOUT
 
 
+def acquire(lock: threading.Lock, timeout: Deadline | float | None) -> bool:
+    """Acquire a lock; as `wait` does, so that signal handlers run in time.
+
+    Parameters
+    ----------
+    lock : threading.Lock
+    timeout : Deadline, float or None
+        An end that is shared, or seconds; None waits without limit.
+
+    Returns
+    -------
+    bool
+        Whether it is acquired.
+    """
+    deadline = timeout if isinstance(timeout, Deadline) else Deadline(timeout)
+    sliced = threading.current_thread() is threading.main_thread()
+    while True:
+        left = deadline.left()
+        most = _SLICE_S if sliced else _LONG_S
+        if lock.acquire(timeout=most if left is None else min(left, most)):
+            return True
+        if deadline.left() == 0:
+            return False
+
+
 def owned(command: ffi.CData) -> ffi.CData:
     """Have a command released when nobody holds it any more.
 
@@ -221,7 +246,7 @@ class _ThreadLock:
         self._lock = threading.Lock()
 
     async def acquire(self, timeout: float | None) -> bool:
-        return self._lock.acquire(timeout=-1 if timeout is None else timeout)
+        return acquire(self._lock, timeout)
 
     def release(self) -> None:
         self._lock.release()

@@ -271,6 +271,6 @@ class Consumer(ConsumerCore):
 
     def __del__(self) -> None:
         """Warn of one that was not stopped; it closes in the background."""
-        if not self._closed:
+        if not self._closed and not self._waits.is_foreign():
             warnings.warn(f"a consumer was not stopped: {self!r}", ResourceWarning, stacklevel=1, source=self)
             self._waits.call(self._waits.close)

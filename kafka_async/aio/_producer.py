@@ -328,7 +328,7 @@ class Producer(ProducerCore):
 
     def __del__(self) -> None:
         """Warn of one that was not stopped; it closes in the background."""
-        if not self._stopped:
+        if not self._stopped and not self._waits.is_foreign():
             warnings.warn(f"a producer was not stopped: {self!r}", ResourceWarning, stacklevel=1, source=self)
             self._waits.call(self._outcomes.retire)
 

@@ -1,0 +1,163 @@
+"""Futures of concurrent.futures that can be waited for wherever the rest can: beside signals, after a fork."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import TypeVar
+
+from kafka_async import errors
+from kafka_async._wait import Deadline, acquire
+
+Outcome = TypeVar("Outcome")
+_DONE = "FINISHED"  # of a future's _state; ours are never cancelled
+
+_forks = 0  # how often this process was forked off
+
+
+def forks() -> int:
+    """Tell how often this process was forked off: what was made at another number is the parent's.
+
+    Returns
+    -------
+    int
+    """
+    return _forks
+
+
+class OwnFuture(Future[Outcome]):
+    """A future that is completed by a thread of ours.
+
+    Who waits holds no lock that the completing thread needs: an exception that a signal handler raises in the midst
+    of ``Condition.__enter__()`` would leave that locked for good. And the wait is one of `_wait.acquire`, since that of
+    a condition may sleep through a signal that comes just before.
+    """
+
+    def __init__(self) -> None:
+        self._born = self._lock_born = _forks
+        self._sleepers: list[threading.Lock] = []
+        super().__init__()
+
+    @property
+    def _condition(self) -> threading.Condition:
+        """Return the lock; in a forked child another one, since a thread of the parent may have held it."""
+        if self._lock_born != _forks:
+            self._refuse_foreign()
+            self._lock, self._lock_born = threading.Condition(), _forks
+        return self._lock
+
+    @_condition.setter
+    def _condition(self, lock: threading.Condition) -> None:
+        self._lock = lock
+
+    def _refuse_foreign(self) -> None:
+        if self._born != _forks and self._state != _DONE:
+            raise errors.ForkedError("this future belongs to the parent process, which alone learns its outcome")
+
+    def __repr__(self) -> str:
+        """Tell what it has come to, without its lock."""
+        return f"<{type(self).__name__} at {id(self):#x} {self._state.lower()}>"
+
+    def done(self) -> bool:
+        """Tell whether it has ended.
+
+        Returns
+        -------
+        bool
+        """
+        return self._state == _DONE
+
+    def result(self, timeout: float | None = None) -> Outcome:
+        """Wait for the outcome and return it.
+
+        Releases the GIL while it waits; signal handlers run meanwhile.
+
+        Parameters
+        ----------
+        timeout : float or None, default None
+            Seconds; None waits without limit.
+
+        Returns
+        -------
+        object
+
+        Raises
+        ------
+        Exception
+            What it ended with.
+        TimeoutError
+            The time is over (``concurrent.futures.TimeoutError``, which is the builtin one from Python 3.11 on).
+        ForkedError
+            It belongs to the parent process.
+        """
+        if error := self.exception(timeout):
+            try:
+                raise error
+            finally:
+                del self, error  # the traceback would keep them
+        return self._result  # type: ignore[return-value] # it is there by now
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Wait for the outcome and return its exception.
+
+        Parameters
+        ----------
+        timeout : float or None, default None
+            Seconds; None waits without limit.
+
+        Returns
+        -------
+        BaseException or None
+            None: it ended well.
+
+        Raises
+        ------
+        TimeoutError, ForkedError
+            As `result`.
+        """
+        self._refuse_foreign()
+        if self._state != _DONE:
+            self._sleep(Deadline(timeout))
+        return self._exception
+
+    def _sleep(self, deadline: Deadline) -> None:
+        sleeper = threading.Lock()
+        sleeper.acquire()
+        # Before the look: either who completes it finds the sleeper, or the look finds it complete.
+        self._sleepers.append(sleeper)
+        try:
+            if self._state != _DONE and not acquire(sleeper, deadline) and self._state != _DONE:
+                raise FutureTimeoutError
+        finally:
+            self._sleepers.remove(sleeper)
+
+    def _invoke_callbacks(self) -> None:
+        for sleeper in list(self._sleepers):  # of which each removes itself
+            sleeper.release()
+        super()._invoke_callbacks()  # type: ignore[misc] # which typeshed leaves out
+
+    def add_done_callback(self, fn: Callable[[Future[Outcome]], object]) -> None:
+        """Call a function with this future when it ends, at once if it has ended.
+
+        Parameters
+        ----------
+        fn : callable
+            Runs on the thread that completes it; what it raises is logged.
+
+        Raises
+        ------
+        ForkedError
+            It belongs to the parent process.
+        """
+        super().add_done_callback(fn)
+
+
+def _after_fork_in_child() -> None:
+    global _forks
+    _forks += 1
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
