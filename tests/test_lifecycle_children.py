@@ -137,6 +137,7 @@ def test_pool_of_a_process_whose_threads_are_busy(cluster: MockCluster, one: str
     assert values(cluster, one, 500) == {b"parent": 500}
 
 
+@pytest.mark.timeout(150)
 def test_forks_while_all_threads_are_busy(cluster: MockCluster, topic: str) -> None:
     """Each child is refused, makes a producer of its own, and ends as programs do; the parent's books agree."""
     cluster.create_topic(topic, 2)
@@ -146,7 +147,7 @@ def test_forks_while_all_threads_are_busy(cluster: MockCluster, topic: str) -> N
         import forked
         from kafka_async import Consumer, ForkedError, Producer, TopicPartition
         servers, topic = sys.argv[1:]
-        children = 40
+        children = 30
         producer = Producer(servers, topic, queue_messages=1000, on_full="block")
         consumer = Consumer(servers, config={"auto.offset.reset": "earliest"}, group_id="g")
         consumer.assign([TopicPartition(topic, 1, "beginning")])
@@ -202,7 +203,7 @@ def test_forks_while_all_threads_are_busy(cluster: MockCluster, topic: str) -> N
         limit=120,
     )
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
-    assert values(cluster, topic, int(done.stdout) + 40) == {b"parent": int(done.stdout), b"child": 40}
+    assert values(cluster, topic, int(done.stdout) + 30) == {b"parent": int(done.stdout), b"child": 30}
 
 
 APPLICATION = """
