@@ -62,6 +62,7 @@ class ConsumerCore(ABC):
 
     _caller: Callable[[], object] = staticmethod(get_ident)  # who polls, and stops
     _closed = True  # until it is open
+    _closing = False
 
     def __init__(
         self,
@@ -546,8 +547,10 @@ class ConsumerCore(ABC):
     async def _stop(self, timeout: float | None, store_last: bool) -> None:
         self._rebalancer.refuse_inside("stop")
         deadline = Deadline(timeout)
-        if lib.ka_consumer_retire(self._native, store_last, 1) != lib.KA_OK:
-            return  # stopped before, or made by the parent process
+        if lib.ka_consumer_retire(self._native, store_last, 1) != lib.KA_OK:  # or made by the parent process
+            if self._closing and not self._closed:  # another thread is at it, or was driven away by a signal
+                await self._await_closed(deadline, timeout)
+            return
         try:
             if self._group_id is not None and self._subscription:
                 await self._rebalancer.give_up(self, deadline)
@@ -555,7 +558,11 @@ class ConsumerCore(ABC):
             await self._close(deadline, timeout, store_last)
 
     async def _close(self, deadline: Deadline, timeout: float | None, store_last: bool) -> None:
+        self._closing = True
         lib.ka_consumer_close(self._native, store_last)
+        await self._await_closed(deadline, timeout)
+
+    async def _await_closed(self, deadline: Deadline, timeout: float | None) -> None:
         status = await self._waits.until(
             lambda timeout_us: lib.ka_wait_consumer_closed(self._native, timeout_us),
             lambda: lib.ka_try_consumer_closed(self._native),

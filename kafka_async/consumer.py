@@ -490,7 +490,8 @@ class Consumer(ConsumerCore):
     def stop(self, timeout: float | None = 5.0) -> None:
         """Stop reading, commit what was processed, leave the group.
 
-        A second call does nothing. Called by the polling thread, the message in hand counts as
+        A second call does nothing, but that it waits for the end of one that a signal interrupted, or that another
+        thread has begun to close by. Called by the polling thread, the message in hand counts as
         processed; called by another, it does not and will be seen again. Calls `on_revoke` for what is assigned, and
         `on_lost` for what was lost since the last poll, on the calling thread. Waits with the GIL released; a poll of
         another thread ends with ClosedError, its iteration ends.
