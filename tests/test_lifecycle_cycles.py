@@ -48,4 +48,4 @@ def test_a_thousand_cycles_leave_nothing_behind(cluster: MockCluster, one: str) 
 
 @pytest.mark.timeout(130)
 def test_a_leak_would_be_seen(cluster: MockCluster, one: str) -> None:
-    assert cycles(cluster, one, 500, LEAST_LEAK)["bytes"] > LEAST_LEAK / 2
+    assert cycles(cluster, one, 300, LEAST_LEAK)["bytes"] > LEAST_LEAK / 2

@@ -66,7 +66,7 @@ def test_daemon_threads_that_go_on_while_the_interpreter_ends_crash_nothing(clus
         """,
         cluster.bootstrap_servers,
         one,
-        str(30 * TIMES),
+        str(20 * TIMES),
         env={"PYTHONPATH": str(Path(__file__).parent)},
         limit=90 + 60 * TIMES,
     )

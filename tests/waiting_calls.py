@@ -19,6 +19,14 @@ Case = Iterator[Callable[[], object]]  # yields the call that waits; then looks 
 CASES: dict[str, Callable[[], contextlib.AbstractContextManager[Callable[[], object]]]] = {}
 
 
+@contextlib.contextmanager
+def cluster_of(topics: dict[str, int]) -> Iterator[MockCluster]:
+    """One whose end, which takes up to a second, nobody waits for."""
+    cluster = MockCluster(topics=topics)
+    yield cluster
+    threading.Thread(target=cluster.stop).start()
+
+
 def case(name: str, make: Callable[..., Case], *args: Any) -> None:
     CASES[name] = lambda: contextlib.contextmanager(make)(*args)
 
@@ -121,7 +129,7 @@ case("init_transactions", init)
 
 
 def transaction(name: str) -> Case:
-    with MockCluster(topics={"t": 1}) as cluster:
+    with cluster_of({"t": 1}) as cluster:
         config = {"transactional.id": "x", "reconnect.backoff.max.ms": 100}
         producer = Producer(cluster.bootstrap_servers, "t", config=config, log=False)
         producer.init_transactions()
@@ -144,7 +152,7 @@ case("abort_transaction", transaction, "abort_transaction")
 
 def consumer(call: Callable[[Consumer], object], **options: Any) -> Case:
     """Of a group; its cluster takes 2 s for an answer while the call waits."""
-    with MockCluster(topics={"t": 2}) as cluster:
+    with cluster_of({"t": 2}) as cluster:
         with Producer(cluster.bootstrap_servers, "t") as producer:
             producer.send_many([Record(value, partition=0) for value in (b"0", b"1", b"2")])
         config = {**MANUAL, **options}
@@ -176,7 +184,7 @@ case("incremental_assign", consumer, lambda c: c.incremental_assign([TopicPartit
 
 def ended(call: Callable[[Consumer], object]) -> Case:
     """One that waits for messages, of which there are none until the last signal."""
-    with MockCluster(topics={"t": 1}) as cluster:
+    with cluster_of({"t": 1}) as cluster:
         reading = Consumer(cluster.bootstrap_servers, "t", config=MANUAL, log=False)
         yield lambda: call(reading)
         with Producer(cluster.bootstrap_servers, "t") as producer:
@@ -191,7 +199,7 @@ case("iteration", ended, next)
 
 
 def leave() -> Case:
-    with MockCluster(topics={"t": 1}) as cluster:
+    with cluster_of({"t": 1}) as cluster:
         with Producer(cluster.bootstrap_servers, "t") as producer:
             producer.send_many([b"0", b"1"])
         config = {"auto.offset.reset": "earliest", "auto.commit.interval.ms": 60_000}
