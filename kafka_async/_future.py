@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import TypeVar
@@ -138,21 +137,6 @@ class OwnFuture(Future[Outcome]):
         for sleeper in list(self._sleepers):  # of which each removes itself
             sleeper.release()
         super()._invoke_callbacks()  # type: ignore[misc] # which typeshed leaves out
-
-    def add_done_callback(self, fn: Callable[[Future[Outcome]], object]) -> None:
-        """Call a function with this future when it ends, at once if it has ended.
-
-        Parameters
-        ----------
-        fn : callable
-            Runs on the thread that completes it; what it raises is logged.
-
-        Raises
-        ------
-        ForkedError
-            It belongs to the parent process.
-        """
-        super().add_done_callback(fn)
 
 
 def _after_fork_in_child() -> None:
