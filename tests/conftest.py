@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import signal
 import uuid
 from collections.abc import Iterator
@@ -18,6 +19,20 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 
 REQUIRE_BROKER = os.environ.get("KAFKA_ASYNC_REQUIRE_BROKER") == "1"
 BROKER = os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--chaos-seconds", type=float, default=25.0, help="how long tests of faults let them happen")
+    parser.addoption("--chaos-seed", help="the seed of an earlier run, which printed it (default: a new one)")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A longer chaos has a later limit."""
+    for item in items:
+        if "chaos_seconds" in getattr(item, "fixturenames", ()):
+            limit = item.get_closest_marker("timeout")
+            assert limit is not None
+            item.add_marker(pytest.mark.timeout(limit.args[0] + config.getoption("--chaos-seconds")), append=False)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -54,6 +69,17 @@ def one(cluster: MockCluster, topic: str) -> str:
     """A topic of one partition."""
     cluster.create_topic(topic, 1)
     return topic
+
+
+@pytest.fixture
+def chaos_seconds(request: pytest.FixtureRequest) -> float:
+    seconds: float = request.config.getoption("--chaos-seconds")
+    return seconds
+
+
+@pytest.fixture
+def chaos_seed(request: pytest.FixtureRequest) -> str:
+    return str(request.config.getoption("--chaos-seed") or random.randrange(10**6))
 
 
 @pytest.fixture

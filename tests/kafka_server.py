@@ -1,9 +1,11 @@
-"""A real Kafka from Kafka's own jars, for tests: one node in KRaft mode, on loopback, no Docker.
+"""A real Kafka from Kafka's own jars, for tests: one node in KRaft mode, or three, on loopback, no Docker.
 
 From Python, a context manager::
 
     with KafkaServer() as kafka:
         Producer(kafka.bootstrap_servers)
+
+`KafkaCluster` has three, to be killed one by one.
 
 From a shell, ``python tests/kafka_server.py`` prints the bootstrap servers once they answer and runs until it is
 terminated. Both need Java 17 or newer and the folder of jars that ``script/kafka-jars`` fetches and prints, given as an
@@ -21,7 +23,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
@@ -44,18 +47,35 @@ SETTINGS: Mapping[str, str] = {
 }
 
 
+# Where there are several on few cores: what the second compiler would take is more than it could save.
+SMALL = ("-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+
+# What three brokers have instead.
+REPLICATED: Mapping[str, str] = {
+    "default.replication.factor": "3",
+    "min.insync.replicas": "2",
+    "offsets.topic.replication.factor": "3",
+    "transaction.state.log.replication.factor": "3",
+    "transaction.state.log.min.isr": "2",
+}
+
+
 def addresses(port: int, controller_port: int) -> dict[str, str]:
     """Give the settings that depend on the ports."""
     return {
-        "listeners": f"PLAINTEXT://{HOST}:{port},CONTROLLER://{HOST}:{controller_port}",
+        "listeners": _listeners(port, controller_port),
         "advertised.listeners": f"PLAINTEXT://{HOST}:{port}",
         "controller.quorum.voters": f"1@{HOST}:{controller_port}",
     }
 
 
-def _free_port() -> int:
+def _listeners(port: int, controller_port: int) -> str:
+    return f"PLAINTEXT://{HOST}:{port},CONTROLLER://{HOST}:{controller_port}"
+
+
+def free_port(taken: Collection[int] = ()) -> int:
     """Find a free port below the range that the kernel gives to outgoing connections, which could take it meanwhile."""
-    for port in random.sample(range(20_000, 32_000), 100):
+    for port in random.sample([port for port in range(20_000, 32_000) if port not in taken], 100):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -79,6 +99,8 @@ class KafkaServer:
         Broker properties on top of, or instead of, the defaults.
     start_timeout
         Seconds that the broker may take to answer.
+    java
+        Options of Java.
     """
 
     def __init__(
@@ -88,16 +110,18 @@ class KafkaServer:
         port: int | None = None,
         properties: Mapping[str, str] | None = None,
         start_timeout: float = 60.0,
+        java: Sequence[str] = ("-Xmx512m",),
     ) -> None:
         libs = libs or os.environ.get("KAFKA_ASYNC_KAFKA_LIBS")
         if not libs:
             raise ValueError("KAFKA_ASYNC_KAFKA_LIBS names no folder of Kafka's jars; script/kafka-jars prints one")
         self._classpath = f"{libs}/*"
         self._start_timeout = start_timeout
+        self._options = java
         self._process: subprocess.Popen[bytes] | None = None
         self._home = tempfile.TemporaryDirectory(prefix="kafka-server-")
         self.home = Path(self._home.name)
-        self.port = port or _free_port()
+        self.port = port or free_port()
         self._write_properties(properties or {})
 
     @property
@@ -122,7 +146,7 @@ class KafkaServer:
             raise RuntimeError("the broker is running already")
         if not (self.home / "data").exists():
             self._format()
-        self._process = self._java("-Xmx512m", "kafka.Kafka", str(self._config))
+        self._process = self._java(*self._options, "kafka.Kafka", str(self._config))
         try:
             self._wait_ready(self._process)
         except BaseException:
@@ -175,7 +199,7 @@ class KafkaServer:
         return self.home / "server.log"
 
     def _write_properties(self, extra: Mapping[str, str]) -> None:
-        places = {**addresses(self.port, _free_port()), "log.dirs": str(self.home / "data")}
+        places = {**addresses(self.port, free_port()), "log.dirs": str(self.home / "data")}
         lines = [f"{name}={value}\n" for name, value in {**SETTINGS, **places, **extra}.items()]
         self._config.write_text("".join(lines))
 
@@ -209,6 +233,65 @@ class KafkaServer:
         except OSError:
             return False
         return True
+
+
+class KafkaCluster:
+    """Three brokers that keep every topic three times, two of them at least in time, each with a controller of its own.
+
+    Of the three one may be dead at a time. A context manager, like `KafkaServer`.
+
+    Parameters
+    ----------
+    libs, properties
+        As for each `KafkaServer`.
+    """
+
+    def __init__(self, libs: str | Path | None = None, *, properties: Mapping[str, str] | None = None) -> None:
+        ports: list[int] = []
+        for _ in range(6):
+            ports.append(free_port(ports))
+        voters = ",".join(f"{number}@{HOST}:{port}" for number, port in zip((1, 2, 3), ports[3:], strict=True))
+        common = {**REPLICATED, "controller.quorum.voters": voters, **(properties or {})}
+        #: By id, from 1 on.
+        self.brokers = {
+            number: KafkaServer(
+                libs,
+                port=ports[number - 1],
+                properties={**common, "node.id": str(number), "listeners": _listeners(*ports[number - 1 :: 3])},
+                java=SMALL,
+            )
+            for number in (1, 2, 3)
+        }
+
+    @property
+    def bootstrap_servers(self) -> str:
+        """Where clients connect, as ``host:port,...``."""
+        return ",".join(broker.bootstrap_servers for broker in self.brokers.values())
+
+    def start(self) -> None:
+        """Start all brokers and wait until they take connections: none can alone."""
+        with ThreadPoolExecutor() as threads:
+            for started in [threads.submit(broker.start) for broker in self.brokers.values()]:
+                started.result()
+
+    def close(self) -> None:
+        """End all brokers and delete their data."""
+        for broker in self.brokers.values():
+            broker.kill()  # the last ones could not hand their partitions over, and would wait
+            broker.close()
+
+    def __enter__(self) -> KafkaCluster:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 def _wait(process: subprocess.Popen[bytes], timeout: float) -> bool:

@@ -11,28 +11,53 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kafka_server import KafkaServer
+from kafka_server import HOST, KafkaServer, free_port
 from support import wait_for
+from tcp_proxy import TcpProxy
 
 LIMIT_S = 30
+SETTINGS = {
+    "auto.create.topics.enable": "false",
+    # After a kill the controller waits for the old broker's session to end.
+    "broker.session.timeout.ms": "2000",
+    "broker.heartbeat.interval.ms": "500",
+    # One partition is opened sooner than fifty, at each start.
+    "offsets.topic.num.partitions": "1",
+    "transaction.state.log.num.partitions": "1",
+}
+
+
+def need_jars() -> None:
+    """Skip the test where the broker in use does not run from jars."""
+    if "KAFKA_ASYNC_KAFKA_LIBS" not in os.environ:
+        pytest.skip("the broker in use does not run from jars")
 
 
 @contextlib.contextmanager
-def own_broker(**properties: str) -> Iterator[KafkaServer]:
-    """Run a broker that may be killed; skip the test where the one in use does not run from jars."""
-    if "KAFKA_ASYNC_KAFKA_LIBS" not in os.environ:
-        pytest.skip("the broker in use does not run from jars")
-    settings = {
-        "auto.create.topics.enable": "false",
-        # After a kill the controller waits for the old broker's session to end.
-        "broker.session.timeout.ms": "2000",
-        "broker.heartbeat.interval.ms": "500",
-        # One partition is opened sooner than fifty, at each start.
-        "offsets.topic.num.partitions": "1",
-        "transaction.state.log.num.partitions": "1",
-    }
-    with KafkaServer(properties={**settings, **properties}) as server:
+def own_broker(*, port: int | None = None, **properties: str) -> Iterator[KafkaServer]:
+    """Run a broker that may be killed."""
+    need_jars()
+    with KafkaServer(port=port, properties={**SETTINGS, **properties}) as server:
         yield server
+
+
+@contextlib.contextmanager
+def broker_behind_proxy(**properties: str) -> Iterator[tuple[KafkaServer, TcpProxy]]:
+    """Run a broker that clients reach through a proxy alone: that is the address it tells them."""
+    need_jars()
+    port = free_port()
+    own = free_port([port])  # by this one it talks to itself
+    controller = free_port([port, own])
+    with TcpProxy(port) as proxy:
+        listeners = {
+            "listeners": f"PLAINTEXT://{HOST}:{port},OWN://{HOST}:{own},CONTROLLER://{HOST}:{controller}",
+            "controller.quorum.voters": f"1@{HOST}:{controller}",
+            "advertised.listeners": f"PLAINTEXT://{proxy.address},OWN://{HOST}:{own}",
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,OWN:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "inter.broker.listener.name": "OWN",
+        }
+        with own_broker(port=port, **listeners, **properties) as server:
+            yield server, proxy
 
 
 def running(server: KafkaServer) -> KafkaServer:
