@@ -207,6 +207,7 @@ struct ka_consumer {
         wall_ns; /* of what arrives now; wall_ns: the wall clock minus the monotonic one */
     consumer_command *first_commit;                /* in line */
     int committing;                                /* the first one is on its way */
+    rd_kafka_resp_err_t commit_code;               /* of the last commit that was told of */
     rd_kafka_topic_partition_list_t *subscription; /* in a group; NULL: none */
     int64_t max_poll_ns, handed_seen;
     int64_t given; /* partitions that librdkafka was given by the group */

@@ -51,6 +51,12 @@ static int is_retriable(rd_kafka_resp_err_t code)
     }
 }
 
+int kai_err_is_logged(rd_kafka_resp_err_t code)
+{
+    return code == RD_KAFKA_RESP_ERR__TRANSPORT || code == RD_KAFKA_RESP_ERR__TIMED_OUT ||
+           code == RD_KAFKA_RESP_ERR__RESOLVE || code == RD_KAFKA_RESP_ERR__SSL;
+}
+
 int kai_err_set(ka_error *err, rd_kafka_resp_err_t code, const char *text)
 {
     if (!err)

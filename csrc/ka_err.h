@@ -13,4 +13,8 @@ int kai_err_set(ka_error *err, rd_kafka_resp_err_t code, const char *text);
 /* The same from librdkafka's error object, which is destroyed. NULL: KA_OK. */
 int kai_err_take(ka_error *err, rd_kafka_error_t *error);
 
+/* Whether librdkafka has logged it itself: it does so of a connection that fails, each time it has not just said
+ * the same, before it reports it. Nobody needs that line twice. */
+int kai_err_is_logged(rd_kafka_resp_err_t code);
+
 #endif

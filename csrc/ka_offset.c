@@ -41,17 +41,25 @@ void kai_offsets_forget(ka_consumer *c, const rd_kafka_topic_partition_list_t *l
     rd_kafka_topic_partition_list_destroy(none);
 }
 
+/* Runs on the worker. A coordinator that is away fails every commit: that is told once, and its end; when
+ * closing, there is no next one. */
 void kai_on_commit(rd_kafka_t *rk, rd_kafka_resp_err_t code,
                    rd_kafka_topic_partition_list_t *offsets, void *opaque)
 {
+    ka_consumer *c = opaque;
     char text[256];
 
     (void)rk, (void)offsets;
-    if (!code || code == RD_KAFKA_RESP_ERR__NO_OFFSET)
+    if (code == RD_KAFKA_RESP_ERR__NO_OFFSET ||
+        (code == c->commit_code && !(code && atomic_load(&c->state) == CLOSING)))
         return;
+    c->commit_code = code;
     snprintf(text, sizeof text, "%s: what was processed since the last commit may be seen again",
              rd_kafka_err2str(code));
-    kai_consumer_log(opaque, LOG_ERR, "COMMIT", text);
+    if (code)
+        kai_consumer_log(c, LOG_ERR, "COMMIT", text);
+    else
+        kai_consumer_log(c, LOG_INFO, "COMMIT", "commits succeed again");
 }
 
 int ka_consumer_store(ka_consumer *c, const ka_partition *next)

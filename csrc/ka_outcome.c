@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <syslog.h>
 
+#include "ka_err.h"
 #include "ka_log.h"
 #include "ka_producer.h"
 
@@ -271,7 +272,7 @@ int kai_serve_events(ka_producer *p)
             take_reports(p, event);
             break;
         case RD_KAFKA_EVENT_ERROR:
-            if (p->log)
+            if (p->log && !kai_err_is_logged(rd_kafka_event_error(event)))
                 kai_log_put(p->rk, LOG_ERR, "ERROR", rd_kafka_event_error_string(event));
             break;
         default:

@@ -124,7 +124,8 @@ void kai_on_error(rd_kafka_t *rk, int code, const char *reason, void *opaque)
         kai_report(c, NULL, KA_OFFSET_NONE, code, reason);
         break;
     default:
-        kai_consumer_log(c, LOG_ERR, rd_kafka_err2name(code), reason);
+        if (!kai_err_is_logged(code))
+            kai_consumer_log(c, LOG_ERR, rd_kafka_err2name(code), reason);
     }
 }
 

@@ -22,6 +22,7 @@ from kafka_async import (
     Consumer,
     Delivery,
     DeliveryError,
+    KafkaError,
     Message,
     Producer,
     ProducerMetrics,
@@ -51,7 +52,6 @@ class Sending(ABC):
         self.random = random.Random(f"{seed} {self.topic}")
         self.account = Account(**self.promises)
         self.metrics: ProducerMetrics | None = None
-        self._stopped_before: list[ProducerMetrics] = []
 
     @abstractmethod
     def run(self, stop: threading.Event) -> None:
@@ -201,7 +201,11 @@ class Awaited(Sending):
 
 
 class Transactional(Sending):
-    """Transactions of a few messages each, of which some are aborted; each is ended whatever it takes."""
+    """Transactions of a few messages each, of which some are aborted; each is ended whatever it takes.
+
+    An error that is fatal takes another producer. librdkafka's abort meets one when the request that was to begin the
+    transaction on the broker was lost (its issue 4849).
+    """
 
     promises: ClassVar = {"once": True}
     isolation: ClassVar = "read_committed"
@@ -210,47 +214,71 @@ class Transactional(Sending):
         super().__init__(servers, topic, seed)
         self.committed: set[int] = set()
         self.outcomes = Account(**self.promises)  # of messages, while `account` is of transactions
+        self.lives: list[ProducerMetrics] = []
+        self._committing = range(0)
 
     def progress(self) -> int:
         return len(self.committed)
 
     def run(self, stop: threading.Event) -> None:
-        config = {**COMMON, "transactional.id": self.topic}
-        with Producer(self.servers, self.topic, config=config) as producer:
-            _persist(producer.init_transactions)
-            while not stop.wait(PACE_S):
-                numbers = self._next(BURST)
-                if self._transact(producer, numbers):
-                    self.committed.update(numbers)
-                else:
-                    self.account.banned.update(numbers)
-                self._check_outcomes(producer.metrics())
-            self.metrics = producer.metrics()
+        while not stop.is_set():
+            producer = Producer(self.servers, self.topic, config={**COMMON, "transactional.id": self.topic})
+            try:
+                self._live(producer, stop)
+            except TransactionError as error:
+                if not error.fatal:
+                    raise
+            finally:
+                with contextlib.suppress(KafkaError):  # what it could not deliver has been told
+                    producer.stop()
+                self.lives.append(producer.metrics())
         self.account.delivered = dict.fromkeys(self.committed)
+
+    def _live(self, producer: Producer, stop: threading.Event) -> None:
+        _persist(producer.init_transactions)
+        while not stop.wait(PACE_S):
+            numbers = self._next(BURST)
+            if self._transact(producer, numbers):
+                self.committed.update(numbers)
+            else:
+                self.account.banned.update(numbers)
+            if producer.metrics().outstanding:
+                self.account.wrong.append(f"no outcome when the transaction had ended: {producer.metrics()}")
 
     def _transact(self, producer: Producer, numbers: range) -> bool:
         """Whether it was committed."""
-        _persist(producer.begin_transaction)
         try:
+            _persist(producer.begin_transaction)
             for number in numbers:
                 producer.send(b"%d" % number, partition=number % PARTITIONS, on_delivery=self.outcomes.tell)
                 self.outcomes.accepted += 1
             if self.random.random() < 0.8:
-                _persist(producer.commit_transaction)
+                self._commit(producer, numbers)
                 return True
         except TransactionError as error:
             if not error.requires_abort:
+                self._doubt(numbers)
                 raise
-        _persist(producer.abort_transaction)
+        try:
+            _persist(producer.abort_transaction)
+        except TransactionError:
+            self.account.banned.update(numbers)  # the next producer sees to that
+            raise
         return False
 
-    def _check_outcomes(self, metrics: ProducerMetrics) -> None:
-        if metrics.outstanding:
-            self.account.wrong.append(f"no outcome when the transaction had ended: {metrics}")
+    def _commit(self, producer: Producer, numbers: range) -> None:
+        self._committing = numbers
+        _persist(producer.commit_transaction)
+        self._committing = range(0)
+
+    def _doubt(self, numbers: range) -> None:
+        if self._committing == numbers:
+            self.account.whole.append(numbers)
+        else:
+            self.account.banned.update(numbers)
 
     def disagreements(self) -> list[str]:
-        assert self.metrics is not None
-        return self.outcomes.disagreements(self.metrics) + self.account.wrong
+        return self.outcomes.disagreements(*self.lives) + self.account.wrong
 
 
 def _persist(call: Any) -> None:

@@ -31,6 +31,8 @@ class Account:
     purged: set[int] = field(default_factory=set)
     #: Messages that must not be in the log: those of aborted transactions.
     banned: set[int] = field(default_factory=set)
+    #: Messages of which all must be in the log, or none: of transactions whose end nobody could tell.
+    whole: list[range] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -68,8 +70,8 @@ class Account:
             if number not in self.failed:
                 self.delivered.setdefault(number, None)
 
-    def disagreements(self, metrics: ProducerMetrics) -> list[str]:
-        """Compare with the counts of a producer that has stopped."""
+    def disagreements(self, *metrics: ProducerMetrics) -> list[str]:
+        """Compare with the counts of a producer that has stopped, or of several, one after the other."""
         own = {
             "accepted": self.accepted,
             "delivered": len(self.delivered),
@@ -77,7 +79,7 @@ class Account:
             "purged": len(self.purged),
             "outstanding": 0,
         }
-        theirs = {name: getattr(metrics, name) for name in own}
+        theirs = {name: sum(getattr(each, name) for each in metrics) for name in own}
         found = [] if own == theirs else [f"counted {own}, told {theirs}"]
         if len(self.delivered) + len(self.failed) + len(self.purged) != self.accepted:
             found.append(f"not one outcome each: {own}")
@@ -97,6 +99,11 @@ def faults(log: Sequence[Row], account: Account) -> dict[str, list[str]]:
             if offset is not None and places.get((number % PARTITIONS, offset)) != b"%d" % number
         ],
     }
+    found["torn"] = [
+        str(numbers)
+        for numbers in account.whole
+        if sum(b"%d" % number in times for number in numbers) not in (0, len(numbers))
+    ]
     if account.once:
         found["doubled"] = [str(value) for value, count in times.items() if count > 1]
     if account.ordered:

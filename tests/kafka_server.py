@@ -109,7 +109,7 @@ class KafkaServer:
         *,
         port: int | None = None,
         properties: Mapping[str, str] | None = None,
-        start_timeout: float = 60.0,
+        start_timeout: float = 180.0,
         java: Sequence[str] = ("-Xmx512m",),
     ) -> None:
         libs = libs or os.environ.get("KAFKA_ASYNC_KAFKA_LIBS")

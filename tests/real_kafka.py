@@ -7,11 +7,11 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from kafka_server import HOST, KafkaServer, free_port
+from kafka_server import HOST, SMALL, KafkaServer, free_port
 from support import wait_for
 from tcp_proxy import TcpProxy
 
@@ -34,10 +34,12 @@ def need_jars() -> None:
 
 
 @contextlib.contextmanager
-def own_broker(*, port: int | None = None, **properties: str) -> Iterator[KafkaServer]:
+def own_broker(
+    *, port: int | None = None, java: Sequence[str] = ("-Xmx512m",), **properties: str
+) -> Iterator[KafkaServer]:
     """Run a broker that may be killed."""
     need_jars()
-    with KafkaServer(port=port, properties={**SETTINGS, **properties}) as server:
+    with KafkaServer(port=port, java=java, properties={**SETTINGS, **properties}) as server:
         yield server
 
 
@@ -56,7 +58,7 @@ def broker_behind_proxy(**properties: str) -> Iterator[tuple[KafkaServer, TcpPro
             "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,OWN:PLAINTEXT,CONTROLLER:PLAINTEXT",
             "inter.broker.listener.name": "OWN",
         }
-        with own_broker(port=port, **listeners, **properties) as server:
+        with own_broker(port=port, java=SMALL, **listeners, **properties) as server:
             yield server, proxy
 
 

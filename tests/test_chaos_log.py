@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 from chaos_log import Account, faults, reading_faults
 from other_client import Row
 
-from kafka_async import DeliveryReport, KafkaError, LatencySummary, ProducerMetrics, RecordMetadata
-
-NONE = LatencySummary(0, 0, 0, 0, 0, 0, 0)
+from kafka_async import DeliveryReport, KafkaError, RecordMetadata
 
 
 def rows(*numbers: int) -> list[Row]:
@@ -54,13 +55,22 @@ def test_aborted_messages_may_not_be_seen() -> None:
     assert faults(rows(0, 3), told).keys() == {"foreign"}
 
 
+def test_transaction_may_not_be_torn() -> None:
+    told = account(ordered=False)
+    told.whole = [range(0, 6, 3)]
+    assert faults([], told) == faults(rows(0, 3), told) == {}
+    assert faults(rows(0), told).keys() == {"torn"}
+
+
 def report(number: int, error: str | None) -> DeliveryReport:
     return DeliveryReport("t", number % 3, None, None, b"%d" % number, [], error and KafkaError(name=error), 0.0)  # type: ignore[arg-type]
 
 
-def metrics(accepted: int, delivered: int, failed: int, purged: int) -> ProducerMetrics:
+def metrics(accepted: int, delivered: int, failed: int, purged: int) -> Any:
     outstanding = accepted - delivered - failed - purged
-    return ProducerMetrics(accepted, delivered, failed, purged, 0, outstanding, 0, NONE, NONE)
+    return SimpleNamespace(
+        accepted=accepted, delivered=delivered, failed=failed, purged=purged, outstanding=outstanding
+    )
 
 
 def test_counts_are_compared() -> None:
@@ -70,6 +80,7 @@ def test_counts_are_compared() -> None:
     assert told.disagreements(metrics(3, 1, 1, 1)) == []
     for wrong in (metrics(3, 1, 1, 0), metrics(3, 2, 0, 1), metrics(4, 1, 1, 1)):
         assert told.disagreements(wrong)
+    assert told.disagreements(metrics(1, 1, 0, 0), metrics(2, 0, 1, 1)) == []
     told.tell(report(2, None))
     assert any("two outcomes" in line for line in told.disagreements(metrics(3, 1, 1, 1)))
 

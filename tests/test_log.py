@@ -3,9 +3,10 @@ from __future__ import annotations
 import logging
 
 import pytest
-from support import NOBODY, run_python, wait_for
+from support import NOBODY, read, reader, run_python, send_all, wait_for
 
-from kafka_async import Producer
+from kafka_async import Consumer, Producer
+from kafka_async.testing import MockCluster
 
 
 def test_librdkafkas_lines_reach_logging(caplog: pytest.LogCaptureFixture) -> None:
@@ -63,3 +64,48 @@ def test_full_ring_loses_lines_and_counts_them() -> None:
         limit=50,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_commits_that_fail_are_told_once_and_once_more_when_they_succeed(
+    cluster: MockCluster, one: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = {"auto.offset.reset": "earliest", "auto.commit.interval.ms": 20}
+    send_all(cluster.bootstrap_servers, one, [b"0"])
+
+    def told() -> list[str]:
+        return [
+            record.getMessage().partition(" ")[2] for record in caplog.records if " COMMIT: " in record.getMessage()
+        ]
+
+    with caplog.at_level(logging.INFO, "kafka_async"):
+        with Consumer(cluster.bootstrap_servers, one, group_id=one, config=config) as consumer:
+            read(consumer, 1)
+            cluster.fail_next("OffsetCommit", ["GROUP_AUTHORIZATION_FAILED"] * 10)
+            wait_for(lambda: consumer.poll_message(0.01) or len(told()) > 1)
+        assert len(told()) == 2, told()
+        assert "may be seen again" in told()[0]
+        assert told()[1] == "COMMIT: commits succeed again"
+
+
+@pytest.mark.parametrize("kind", ["producer", "consumer"])
+def test_broken_connection_is_told_once(
+    cluster: MockCluster, one: str, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """librdkafka logs it, and then reports it as an error, which would be logged again."""
+
+    def told(text: str) -> list[str]:
+        return [line for record in caplog.records if text in (line := record.getMessage())]
+
+    with caplog.at_level(logging.INFO, "kafka_async"):
+        client: Producer | Consumer
+        if kind == "producer":
+            client = Producer(cluster.bootstrap_servers, one)
+            client.warm_up()
+        else:
+            client = reader(cluster.bootstrap_servers, one)
+            assert client.watermarks(one, 0) == (0, 0)
+        cluster.broker_down(1)
+        wait_for(lambda: told("brokers are down") and told("refused"))
+        client.stop()
+        lines = told("refused")
+    assert all(" FAIL: " in line for line in lines), lines

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
-from chaos_clients import LIMIT_S, SENDERS, Alone, Committed, Group, Iterating, Reading, Sending
+from chaos_clients import LIMIT_S, SENDERS, Alone, Committed, Group, Iterating, Reading, Sending, Transactional
 from chaos_faults import Faults
 from chaos_log import PARTITIONS, faults, log_places, reading_faults
 from kafka_server import KafkaServer
@@ -131,6 +131,8 @@ def judge(senders: list[Sending], readers: list[Reading], logs: dict[str, list[R
             f"{len(told.failed)} failed, {len(told.purged)} purged, {len(told.banned)} aborted, "
             f"{len(log)} in the log, {copies} of them twice"
         )
+        if isinstance(sender, Transactional):
+            print(f"  by {len(sender.lives)} producers; the end of {len(told.whole)} transactions was not told")
         found[name] = faults(log, told), sender.disagreements()
         assert told.delivered
     for reader in readers:

@@ -1,0 +1,94 @@
+"""A broker that can't store messages, for want of replicas or of a disk: they wait for it, and are accounted for."""
+
+from __future__ import annotations
+
+import pytest
+from support import read, reader
+
+from kafka_async import DeliveryError, Producer, ProducerMetrics, TransactionError
+from kafka_async.testing import MockCluster
+
+SICK = ("KAFKA_STORAGE_ERROR", "NOT_ENOUGH_REPLICAS", "NOT_ENOUGH_REPLICAS_AFTER_APPEND")
+COUNT = 50
+LIMIT_S = 20.0
+EVER = 10_000  # more answers than are asked for
+
+
+@pytest.fixture
+def sick(cluster: MockCluster, topic: str) -> MockCluster:
+    cluster.create_topic(topic, 1)
+    return cluster
+
+
+def counts(metrics: ProducerMetrics) -> tuple[int, int, int, int, int]:
+    return metrics.accepted, metrics.delivered, metrics.failed, metrics.purged, metrics.outstanding
+
+
+@pytest.mark.parametrize("idempotent", [False, True])
+@pytest.mark.parametrize("name", SICK)
+def test_sick_broker_is_asked_again_until_it_is_well(
+    sick: MockCluster, topic: str, name: str, idempotent: bool
+) -> None:
+    config = {"retry.backoff.ms": 10, "max.in.flight": 1, "enable.idempotence": idempotent}
+    with Producer(sick.bootstrap_servers, topic, config=config) as producer:
+        sick.fail_next("Produce", [name] * 10)
+        deliveries = [producer.submit(b"%d" % number) for number in range(COUNT)]
+        producer.flush(LIMIT_S)
+        assert [delivery.result(0).offset for delivery in deliveries] == list(range(COUNT))
+        assert producer.metrics().ack_latency.max >= 0.1  # ten times retry.backoff.ms
+        assert counts(producer.metrics()) == (COUNT, COUNT, 0, 0, 0)
+    with reader(sick.bootstrap_servers, topic) as consumer:
+        assert [message.value for message in read(consumer, COUNT)] == [b"%d" % number for number in range(COUNT)]
+
+
+@pytest.mark.parametrize("name", SICK)
+def test_time_is_over_before_the_broker_is_well(sick: MockCluster, topic: str, name: str) -> None:
+    """librdkafka then says that, and not why: hence ``retries``, below."""
+    config = {"retry.backoff.ms": 20, "message.timeout.ms": 1000}
+    with Producer(sick.bootstrap_servers, topic, config=config) as producer:
+        sick.fail_next("Produce", [name] * EVER)
+        for number in range(COUNT):
+            producer.send(b"%d" % number)
+        with pytest.raises(DeliveryError) as caught:
+            producer.flush(LIMIT_S)
+        assert (caught.value.failed, caught.value.name, caught.value.retriable) == (COUNT, "_MSG_TIMED_OUT", True)
+        reports = producer.failures()
+        assert [report.value for report in reports] == [b"%d" % number for number in range(COUNT)]
+        assert all(1.0 <= report.latency_s <= 3.0 for report in reports)
+        assert counts(producer.metrics()) == (COUNT, 0, COUNT, 0, 0)
+
+
+@pytest.mark.parametrize("name", SICK)
+def test_retries_bound_the_time_and_keep_the_brokers_word(sick: MockCluster, topic: str, name: str) -> None:
+    config = {"retry.backoff.ms": 20, "retries": 5}
+    with Producer(sick.bootstrap_servers, topic, config=config) as producer:
+        sick.fail_next("Produce", [name] * EVER)
+        deliveries = [producer.submit(b"%d" % number) for number in range(COUNT)]
+        producer.flush(LIMIT_S)
+        for delivery in deliveries:
+            error = delivery.exception(0)
+            assert isinstance(error, DeliveryError)
+            assert (error.name, error.retriable) == (name, True)
+            assert error.report is not None
+            assert error.report.latency_s >= 0.1  # five times retry.backoff.ms
+        assert counts(producer.metrics()) == (COUNT, 0, COUNT, 0, 0)
+
+
+@pytest.mark.parametrize("name", SICK)
+def test_transaction_of_messages_that_failed_can_only_be_aborted(sick: MockCluster, topic: str, name: str) -> None:
+    config = {"retry.backoff.ms": 100, "message.timeout.ms": 1000, "transactional.id": topic}
+    with Producer(sick.bootstrap_servers, topic, config=config) as producer:
+        producer.init_transactions()
+        sick.fail_next("Produce", [name] * 20)
+        producer.begin_transaction()
+        delivery = producer.submit(b"0")
+        with pytest.raises(TransactionError) as caught:
+            producer.commit_transaction(LIMIT_S)
+        assert caught.value.requires_abort
+        error = delivery.exception(LIMIT_S)
+        assert isinstance(error, DeliveryError)
+        assert error.name == "_MSG_TIMED_OUT"
+        producer.abort_transaction(LIMIT_S)
+        with producer.transaction():
+            producer.send(b"1")
+        assert counts(producer.metrics()) == (2, 1, 1, 0, 0)
