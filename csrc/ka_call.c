@@ -46,10 +46,10 @@ void kai_call_finish(call *c, int status, int64_t value, const ka_error *error)
     kai_wake_notify(&p->worker.wake); /* others may wait for its end */
 }
 
-/* The slice was too short. */
+/* The slice was too short. An error that ends the transaction has the same code if messages of it timed out. */
 static int is_unfinished(const call *c, int status, const ka_error *error)
 {
-    return status == KA_FAILED &&
+    return status == KA_FAILED && !error->requires_abort && !error->fatal &&
            (error->code == RD_KAFKA_RESP_ERR__TIMED_OUT || (c->until_done && error->retriable));
 }
 
