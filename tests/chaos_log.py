@@ -126,8 +126,8 @@ def _disordered(log: Sequence[Row], account: Account) -> list[str]:
             continue
         seen.add(number)
         if number < last[row.partition]:
-            found.append(str(row))
-        last[row.partition] = number
+            found.append(f"{number} at {row.partition}/{row.offset} behind {last[row.partition]}")
+        last[row.partition] = max(number, last[row.partition])
     return found
 
 

@@ -121,6 +121,7 @@ class KafkaServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._home = tempfile.TemporaryDirectory(prefix="kafka-server-")
         self.home = Path(self._home.name)
+        self._data = Path((properties or {}).get("log.dirs", self.home / "data"))
         self.port = port or free_port()
         self._write_properties(properties or {})
 
@@ -144,7 +145,7 @@ class KafkaServer:
         """Start the broker and wait until it takes connections; it has the data of earlier runs."""
         if self._process is not None:
             raise RuntimeError("the broker is running already")
-        if not (self.home / "data").exists():
+        if not self._data.exists():
             self._format()
         self._process = self._java(*self._options, "kafka.Kafka", str(self._config))
         try:
@@ -199,7 +200,7 @@ class KafkaServer:
         return self.home / "server.log"
 
     def _write_properties(self, extra: Mapping[str, str]) -> None:
-        places = {**addresses(self.port, free_port()), "log.dirs": str(self.home / "data")}
+        places = {**addresses(self.port, free_port()), "log.dirs": str(self._data)}
         lines = [f"{name}={value}\n" for name, value in {**SETTINGS, **places, **extra}.items()]
         self._config.write_text("".join(lines))
 

@@ -44,13 +44,13 @@ def reader(servers: str, topic: str, **options: Any) -> Consumer:
     return Consumer(servers, topic, config=config, **options)
 
 
-def create_topic(servers: str, topic: str, partitions: int, **config: str) -> None:
-    """Create a topic on a real broker, and wait until it is there."""
+def create_topic(servers: str, topic: str, partitions: int, replicas: int = 1, **config: str) -> None:
+    """Create a topic on a real cluster, and wait until it is there."""
     from confluent_kafka.admin import AdminClient
     from confluent_kafka.cimpl import NewTopic
 
     admin = AdminClient({"bootstrap.servers": servers})
-    admin.create_topics([NewTopic(topic, partitions, 1, config=config)])[topic].result(20)
+    admin.create_topics([NewTopic(topic, partitions, replicas, config=config)])[topic].result(20)
     wait_for(
         lambda: (
             topic in (topics := admin.list_topics(timeout=10).topics) and len(topics[topic].partitions) == partitions
