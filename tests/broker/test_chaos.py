@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
-from chaos_clients import LIMIT_S, SENDERS, Alone, Committed, Group, Iterating, Reading, Sending, Transactional
+from chaos_clients import LIMIT_S, SENDERS, Alone, Committed, Group, Iterating, Reading, Sending
 from chaos_faults import Faults
 from chaos_log import PARTITIONS, faults, log_places, reading_faults
 from kafka_server import KafkaServer
@@ -128,11 +128,10 @@ def judge(senders: list[Sending], readers: list[Reading], logs: dict[str, list[R
         copies = len(log) - len({row.value for row in log})
         print(
             f"{name}: {told.accepted} sent ({told.accepted / sent_s:.0f}/s), {len(told.delivered)} delivered, "
-            f"{len(told.failed)} failed, {len(told.purged)} purged, {len(told.banned)} aborted, "
-            f"{len(log)} in the log, {copies} of them twice"
+            f"{len(told.failed)} failed {sorted(set(told.failed.values()))}, {len(told.purged)} purged, "
+            f"{len(told.banned)} aborted, {len(told.whole)} transactions in doubt, "
+            f"{len(log)} in the log, {copies} of them twice; {len(sender.lives)} producers"
         )
-        if isinstance(sender, Transactional):
-            print(f"  by {len(sender.lives)} producers; the end of {len(told.whole)} transactions was not told")
         found[name] = faults(log, told), sender.disagreements()
         assert told.delivered
     for reader in readers:
