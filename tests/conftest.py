@@ -22,7 +22,7 @@ BROKER = os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--chaos-seconds", type=float, default=25.0, help="how long tests of faults let them happen")
+    parser.addoption("--chaos-seconds", type=float, default=20.0, help="how long tests of faults let them happen")
     parser.addoption("--chaos-seed", help="the seed of an earlier run, which printed it (default: a new one)")
 
 

@@ -113,11 +113,12 @@ def survive(faults: Faults, running: tuple[Running, ...], seconds: float) -> Non
     worst = 0.0
     while (at := time.monotonic() - began) < seconds:
         what = faults.next()
+        print(f"{at:6.1f} s  {what}", end="", flush=True)
         if faults.is_patient():
             recovered_s = max(clients.wait_for_all(what) for clients in running)
             worst = max(worst, recovered_s)
-            what += f"; all got on within {recovered_s:.1f} s"
-        print(f"{at:6.1f} s  {what}", flush=True)
+            print(f"; all got on within {recovered_s:.1f} s", end="")
+        print(flush=True)
     print(f"{faults.counts.total()} faults {dict(faults.counts)}, recovery {worst:.1f} s at most")
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from chaos_clients import BURST, LIMIT_S, PACE_S, Alone, Awaited, Idempotent, Told
+from chaos_clients import BURST, LIMIT_S, PACE_S, Alone, Awaited, Idempotent, Sending, Told
 from chaos_log import PARTITIONS, faults, log_places, reading_faults
 from confluent_kafka.admin import AdminClient
 from kafka_server import KafkaCluster
@@ -49,37 +49,18 @@ def test_leader_killed_again_and_again_loses_nothing_acknowledged(
     cluster: KafkaCluster, topic: str, chaos_seconds: float
 ) -> None:
     servers = cluster.bootstrap_servers
-    senders = [kind(servers, topic, "") for kind in (Idempotent, Told, Awaited)]
+    senders: list[Sending] = [kind(servers, topic, "") for kind in (Idempotent, Told, Awaited)]
     topics = [sender.topic for sender in senders]
     for name in topics:
         create_topic(servers, name, PARTITIONS, 3)
     reader = Alone(servers, topics, "")
     first = Topic(servers, topics[0])
     stop_sending, stop_reading = threading.Event(), threading.Event()
-    killed = 0
-    waited = []
-    began = time.monotonic()
     with ThreadPoolExecutor() as threads:
         try:
             jobs = [threads.submit(sender.run, stop_sending) for sender in senders]
             reading = threads.submit(reader.run, stop_reading)
-            wait_for(lambda: all(sender.progress() > 100 for sender in senders), LIMIT_S, "a steady flow")
-            while killed < 2 or time.monotonic() < began + chaos_seconds:
-                leader = first.leader()
-                cluster.brokers[leader].kill()
-                at = time.monotonic()
-                killed += 1
-                before = [sender.progress() for sender in senders]
-                for sender, count in zip(senders, before, strict=True):
-                    # More than what was acknowledged before the kill, and not counted yet.
-                    wait_for(
-                        lambda sender=sender, count=count: sender.progress() > count + 10 * BURST,  # type: ignore[misc]
-                        LIMIT_S,
-                        f"the flow of {type(sender).__name__} with another leader",
-                    )
-                waited.append(time.monotonic() - at)
-                cluster.brokers[leader].start()
-                wait_for(lambda: first.in_sync() == 3, LIMIT_S, "all replicas in sync")
+            waited = kill_leaders(cluster, first, senders, chaos_seconds)
             stop_sending.set()
             for job in jobs:
                 job.result(2 * LIMIT_S)
@@ -90,12 +71,34 @@ def test_leader_killed_again_and_again_loses_nothing_acknowledged(
             stop_sending.set()
             stop_reading.set()
         reading.result(LIMIT_S)
-    print(f"\n{killed} leaders killed; the flow was back within {max(waited):.1f} s at most")
+    print(f"\n{len(waited)} leaders killed; the flow was back within {max(waited):.1f} s at most")
     for sender in senders:
         told, log = sender.account, logs[sender.topic]
         print(f"{type(sender).__name__}: {told.accepted} sent, {len(told.delivered)} delivered, {len(log)} in the log")
         assert (faults(log, told), sender.disagreements()) == ({}, [])
     assert reading_faults(log_places(logs), reader.places, once=True) == {}
+
+
+def kill_leaders(cluster: KafkaCluster, place: Topic, senders: list[Sending], seconds: float) -> list[float]:
+    """Kill one after the other, at least two; how long it took each time until everything flowed again."""
+    wait_for(lambda: all(sender.progress() > 100 for sender in senders), LIMIT_S, "a steady flow")
+    began = time.monotonic()
+    waited: list[float] = []
+    while len(waited) < 2 or time.monotonic() < began + seconds:
+        leader = place.leader()
+        cluster.brokers[leader].kill()
+        at = time.monotonic()
+        for sender in senders:
+            wait_for_flow(sender)
+        waited.append(time.monotonic() - at)
+        cluster.brokers[leader].start()
+        wait_for(lambda: place.in_sync() == 3, LIMIT_S, "all replicas in sync")
+    return waited
+
+
+def wait_for_flow(sender: Sending) -> None:
+    enough = sender.progress() + 10 * BURST  # more than what was acknowledged before, and not counted yet
+    wait_for(lambda: sender.progress() > enough, LIMIT_S, f"{type(sender).__name__} with another leader")
 
 
 def test_too_few_replicas_hold_messages_until_there_are_enough(cluster: KafkaCluster, topic: str) -> None:
