@@ -31,6 +31,8 @@ static rd_kafka_resp_err_t produce_parts(ka_producer *p, const rd_kafka_vu_t *pa
     if (!error)
         return RD_KAFKA_RESP_ERR_NO_ERROR;
     code = rd_kafka_error_code(error);
+    if (code == RD_KAFKA_RESP_ERR__FATAL) /* which one? */
+        code = rd_kafka_fatal_error(p->rk, NULL, 0);
     rd_kafka_error_destroy(error);
     if (parts[count - 1].vtype == RD_KAFKA_VTYPE_HEADERS) /* ours again */
         rd_kafka_headers_destroy(parts[count - 1].u.headers);

@@ -220,11 +220,24 @@ static int is_revived(ka_producer *p, const rd_kafka_message_t *m, flight *f, in
     return report->code == RD_KAFKA_RESP_ERR_NO_ERROR;
 }
 
+/* After a fatal error librdkafka purges its queue, where nobody asked for that: these messages failed. */
+static rd_kafka_resp_err_t code_of(ka_producer *p, const rd_kafka_message_t *m)
+{
+    int purged =
+        m->err == RD_KAFKA_RESP_ERR__PURGE_QUEUE || m->err == RD_KAFKA_RESP_ERR__PURGE_INFLIGHT;
+    rd_kafka_resp_err_t fatal = RD_KAFKA_RESP_ERR_NO_ERROR;
+    char text[8];
+
+    if (purged && !p->purging && !p->purged_at_ns)
+        fatal = rd_kafka_fatal_error(p->rk, text, sizeof text);
+    return fatal ? fatal : m->err;
+}
+
 /* A delivered message needs no more than where it is. */
-static kai_report report_of(const rd_kafka_message_t *m, uint32_t token)
+static kai_report report_of(ka_producer *p, const rd_kafka_message_t *m, uint32_t token)
 {
     rd_kafka_timestamp_type_t type;
-    kai_report report = {.code = m->err,
+    kai_report report = {.code = code_of(p, m),
                          .partition = m->partition,
                          .offset = m->offset,
                          .timestamp_ms = token ? rd_kafka_message_timestamp(m, &type) : -1};
@@ -248,7 +261,7 @@ static void take_reports(ka_producer *p, rd_kafka_event_t *event)
 
     while ((m = rd_kafka_event_message_next(event))) {
         flight *f = m->_private;
-        kai_report report = report_of(m, f->origin.token);
+        kai_report report = report_of(p, m, f->origin.token);
 
         if (is_revived(p, m, f, now, &report))
             continue;
