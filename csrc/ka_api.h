@@ -273,6 +273,9 @@ int ka_wait_producer_told(ka_producer *p, int64_t count, int even_closed, int64_
 /* One consistent snapshot. */
 int ka_producer_metrics(ka_producer *p, ka_producer_stats *stats);
 
+/* The last report of a failed connection, if it is no older than a minute. KA_OK, KA_EMPTY, KA_FORKED. */
+int ka_producer_trouble(ka_producer *p, ka_error *err);
+
 /* How many failures nobody has been told of, after told more of them have been. KA_FORKED. */
 int64_t ka_producer_unreported(ka_producer *p, int64_t told);
 
@@ -476,6 +479,9 @@ int ka_try_consumer_ready(ka_consumer *c);
 
 /* The name behind a block's topic number; lives as long as the consumer. */
 const char *ka_consumer_topic_name(ka_consumer *c, int64_t number);
+
+/* As ka_producer_trouble(). */
+int ka_consumer_trouble(ka_consumer *c, ka_error *err);
 
 int ka_consumer_metrics(ka_consumer *c, ka_consumer_stats *stats);
 

@@ -30,6 +30,7 @@ static void run_ask(kai_job *job)
     consumer_command *command =
         (consumer_command *)(void *)((char *)job - offsetof(consumer_command, job));
     rd_kafka_resp_err_t code;
+    ka_error error;
     int64_t left_ms;
     int slice_ms;
 
@@ -40,6 +41,10 @@ static void run_ask(kai_job *job)
                                                         : 1);
         if (!is_passing(code) || left_ms <= slice_ms || atomic_load(&command->c->state) != OPEN)
             break;
+        if (kai_trouble_is_final(&command->c->trouble, &error)) {
+            kai_command_close(command, error.code, error.text);
+            return;
+        }
     }
     kai_command_close(command, code, NULL);
 }

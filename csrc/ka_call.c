@@ -70,7 +70,10 @@ static void run_call(kai_job *job)
         return; /* the worker finishes it */
     if (c->begins_anew && c->slice_ms < MOST_SLICE_MS)
         c->slice_ms *= 2;
-    if (is_unfinished(c, status, &error) && left_ns > slice_ns &&
+    if (status == KA_OK && c->ends_early)
+        kai_trouble_over(&p->trouble);
+    if (is_unfinished(c, status, &error) &&
+        !(c->ends_early && kai_trouble_is_final(&p->trouble, &error)) && left_ns > slice_ns &&
         (atomic_load(&p->state) == OPEN || c->even_closing) &&
         kai_control_submit(&p->control, &c->job) == 0)
         return;

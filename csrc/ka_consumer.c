@@ -78,6 +78,11 @@ int ka_consumer_metrics(ka_consumer *c, ka_consumer_stats *stats)
     return KA_OK;
 }
 
+int ka_consumer_trouble(ka_consumer *c, ka_error *err)
+{
+    return kai_consumer_is_foreign(c) ? KA_FORKED : kai_trouble_last(&c->trouble, err);
+}
+
 int ka_consumer_close(ka_consumer *c, int store_last)
 {
     int open;
@@ -147,10 +152,12 @@ void kai_consumer_unreference(ka_consumer *c)
     for (int64_t i = 0; i < c->wanted_count; i++)
         free(c->wanted[i].name);
     free(c->wanted);
+    free(c->group);
     kai_rebalances_free(c);
     if (c->subscription)
         rd_kafka_topic_partition_list_destroy(c->subscription);
     kai_control_fini(&c->control);
+    kai_trouble_fini(&c->trouble);
     kai_wake_fini(&c->worker.wake);
     kai_wake_fini(&c->ready);
     pthread_mutex_destroy(&c->lock);
@@ -192,6 +199,16 @@ static ka_consumer *give_up(ka_consumer *c, ka_error *err, rd_kafka_resp_err_t c
     return NULL;
 }
 
+static char *group_of(const ka_conf *conf)
+{
+    int64_t size = ka_conf_get(conf, "group.id", NULL, 0) + 1;
+    char *name = size > 0 ? malloc((size_t)size) : NULL;
+
+    if (name)
+        ka_conf_get(conf, "group.id", name, size);
+    return name;
+}
+
 static ka_consumer *new_consumer(const ka_conf *conf, const ka_consumer_options *options)
 {
     ka_consumer *c = aligned_alloc(KAI_CACHE_LINE, (sizeof *c + KAI_CACHE_LINE - 1) &
@@ -211,9 +228,11 @@ static ka_consumer *new_consumer(const ka_conf *conf, const ka_consumer_options 
     c->process = atomic_load(&kai_process);
     atomic_init(&c->references, 2);
     c->last_command = &c->first_command;
+    kai_trouble_init(&c->trouble);
     pthread_mutex_init(&c->lock, NULL);
     kai_wake_init(&c->ready);
     kai_wake_init(&c->worker.wake);
+    c->group = group_of(conf);
     kai_control_init(&c->control, "ka-control");
     if (options->bound)
         kai_control_keep_cpus(&c->control);
@@ -249,6 +268,7 @@ ka_consumer *ka_wait_consumer_open(ka_conf *conf, const ka_consumer_options *opt
     rd_kafka_conf_set_rebalance_cb(conf->rd, kai_on_rebalance);
     rd_kafka_conf_set_error_cb(conf->rd, kai_on_error);
     rd_kafka_conf_set_offset_commit_cb(conf->rd, kai_on_commit);
+    kai_trouble_watch(conf);
     c->rk = kai_conf_create(conf, RD_KAFKA_CONSUMER, c, options->log, NULL, err);
     if (!c->rk)
         return give_up(c, err, RD_KAFKA_RESP_ERR_NO_ERROR, NULL);

@@ -45,6 +45,7 @@
 #include "ka_headers.h"
 #include "ka_hist.h"
 #include "ka_ring.h"
+#include "ka_trouble.h"
 #include "ka_wake.h"
 #include "ka_worker.h"
 
@@ -155,10 +156,13 @@ enum { OPEN, CLOSING, CLOSED_DOWN };
 enum { LOOKUP_IDLE, LOOKUP_RUNNING, LOOKUP_DONE };
 
 struct ka_consumer {
+    kai_trouble trouble; /* first: see ka_trouble.h */
+
     /* Set once. */
     rd_kafka_t *rk;
     rd_kafka_queue_t *events, *messages;
     ka_consumer_options options;
+    char *group;        /* its name, for errors; owned; NULL: no memory */
     int ends;           /* the application wants to know when a partition is read to its end */
     int64_t refresh_ns; /* how often to look for new partitions */
     uint32_t process;
@@ -369,6 +373,8 @@ void kai_report(ka_consumer *c, partition *p, int64_t offset, rd_kafka_resp_err_
                 const char *text);
 /* An error for the application to meet in its order among the messages; p may be NULL. */
 void kai_push_failure(ka_consumer *c, partition *p, int64_t offset, const ka_error *error);
+/* Tell the application of a mistake that keeps the cluster away. Returns whether there was one. */
+int kai_tell_trouble(ka_consumer *c);
 /* Callback of librdkafka. */
 void kai_on_error(rd_kafka_t *rk, int code, const char *reason, void *opaque);
 

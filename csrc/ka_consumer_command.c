@@ -60,10 +60,13 @@ static void answer(consumer_command *command, rd_kafka_resp_err_t code, const ch
 {
     ka_error error;
 
-    if (code)
-        kai_command_answer(&command->base, kai_err_set(&error, code, text), 0, &error);
-    else
+    if (!code) {
         kai_command_answer(&command->base, KA_OK, command->list->cnt, NULL);
+        return;
+    }
+    kai_err_set(&error, code, text);
+    kai_err_name(&error, RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED, "group", command->c->group);
+    kai_command_answer(&command->base, KA_FAILED, 0, &error);
 }
 
 void kai_command_close(consumer_command *command, rd_kafka_resp_err_t code, const char *text)

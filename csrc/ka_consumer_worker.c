@@ -46,7 +46,7 @@ int64_t kai_consumer_step(void *self)
         return KAI_STEP_END;
     }
     if (kai_rebalances_serve(c) + kai_commands_run(c) + kai_receive(c) + kai_discover(c) +
-        kai_commits_serve(c))
+        kai_commits_serve(c) + kai_tell_trouble(c))
         return KAI_STEP_AGAIN;
     now = kai_now_ns();
     next = sooner(sooner(kai_nudge(c), kai_seek_all(c, now)),

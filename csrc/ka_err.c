@@ -1,6 +1,7 @@
 #include "ka_err.h"
 
 #include <stdio.h>
+#include <string.h>
 
 /* Codes after which the same call may succeed: Kafka's own retriable ones and, of librdkafka's,
  * those that speak of a state that passes. */
@@ -68,6 +69,16 @@ int kai_err_set(ka_error *err, rd_kafka_resp_err_t code, const char *text)
     snprintf(err->name, sizeof err->name, "%s", rd_kafka_err2name(code));
     snprintf(err->text, sizeof err->text, "%s", text && *text ? text : rd_kafka_err2str(code));
     return KA_FAILED;
+}
+
+void kai_err_name(ka_error *err, rd_kafka_resp_err_t code, const char *what, const char *name)
+{
+    char text[sizeof err->text];
+
+    if (err->code != (int32_t)code || !name)
+        return;
+    memcpy(text, err->text, sizeof text);
+    snprintf(err->text, sizeof err->text, "%s '%.200s': %.280s", what, name, text);
 }
 
 int kai_err_take(ka_error *err, rd_kafka_error_t *error)

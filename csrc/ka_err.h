@@ -10,7 +10,10 @@
  * KA_FAILED. */
 int kai_err_set(ka_error *err, rd_kafka_resp_err_t code, const char *text);
 
-/* The same from librdkafka's error object, which is destroyed. NULL: KA_OK. */
+/* Put the name of what it concerns before an error of this code. */
+void kai_err_name(ka_error *err, rd_kafka_resp_err_t code, const char *what, const char *name);
+
+/* The same as kai_err_set() from librdkafka's error object, which is destroyed. NULL: KA_OK. */
 int kai_err_take(ka_error *err, rd_kafka_error_t *error);
 
 /* Whether librdkafka has logged it itself: it does so of a connection that fails, each time it has not just said

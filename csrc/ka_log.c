@@ -5,9 +5,11 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
+#include <syslog.h>
 
 #include "ka.h"
 #include "ka_ring.h"
+#include "ka_trouble.h"
 #include "ka_wake.h"
 
 enum { RING_BYTES = 1024 * 1024 };
@@ -45,7 +47,14 @@ static void init(void)
     pthread_once(&once, first_use);
 }
 
-void kai_log_put(const rd_kafka_t *rk, int level, const char *facility, const char *text)
+/* The client's, for a line of librdkafka's. */
+static int is_trouble(const rd_kafka_t *rk, const char *facility, const char *line, char *text,
+                      size_t size)
+{
+    return rk && kai_trouble_line(rd_kafka_opaque(rk), facility, line, text, size);
+}
+
+static void put(const rd_kafka_t *rk, int level, const char *facility, const char *text)
 {
     ka_log_line line;
     size_t len;
@@ -66,9 +75,21 @@ void kai_log_put(const rd_kafka_t *rk, int level, const char *facility, const ch
     kai_wake_notify(&logs.wake);
 }
 
+void kai_log_put(const rd_kafka_t *rk, int level, const char *facility, const char *text)
+{
+    char words[512];
+
+    put(rk, level, facility, text);
+    if (is_trouble(rk, facility, text, words, sizeof words))
+        put(rk, LOG_ERR, "ERROR", words);
+}
+
 void kai_log_drop(const rd_kafka_t *rk, int level, const char *facility, const char *text)
 {
-    (void)rk, (void)level, (void)facility, (void)text;
+    char words[512];
+
+    (void)level;
+    is_trouble(rk, facility, text, words, sizeof words);
 }
 
 int ka_log_next(ka_log_line *line)

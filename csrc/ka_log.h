@@ -4,7 +4,7 @@
 
 #include <librdkafka/rdkafka.h>
 
-/* Callbacks of librdkafka; they run on its threads. */
+/* Callbacks of librdkafka; they run on its threads. The opaque of the client is a kai_trouble or NULL. */
 void kai_log_put(const rd_kafka_t *rk, int level, const char *facility, const char *text);
 void kai_log_drop(const rd_kafka_t *rk, int level, const char *facility, const char *text);
 

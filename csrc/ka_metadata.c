@@ -91,6 +91,7 @@ ka_command *ka_producer_partitions(ka_producer *p, int32_t topic_number, int con
     c->topic = topic_number;
     c->connect = connect;
     c->begins_anew = 1;
+    c->ends_early = 1;
     return kai_call_submit(p, c);
 }
 

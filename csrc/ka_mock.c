@@ -55,7 +55,7 @@ ka_mock *ka_wait_mock_open(int32_t brokers, ka_error *err)
     mock->process = atomic_load(&kai_process);
     mock->brokers = brokers;
     /* No log: it would warn that it has no bootstrap servers. */
-    mock->rk = kai_conf_create(conf, RD_KAFKA_PRODUCER, mock, 0, NULL, err);
+    mock->rk = kai_conf_create(conf, RD_KAFKA_PRODUCER, NULL, 0, NULL, err);
     if (!mock->rk) {
         ka_conf_free(conf);
         free(mock);

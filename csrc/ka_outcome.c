@@ -1,5 +1,6 @@
 /* The producer's worker: flights, outcomes, and the epochs that flushes wait for. */
 #include <stdlib.h>
+#include <string.h>
 #include <syslog.h>
 
 #include "ka_err.h"
@@ -270,7 +271,20 @@ static void take_reports(ka_producer *p, rd_kafka_event_t *event)
         kai_conclude(p, &f->origin, &report, now, &o);
         kai_flight_end(p, f);
     }
+    if (o.delivered)
+        kai_trouble_over(&p->trouble);
     kai_publish(p, &o);
+}
+
+static void take_error(ka_producer *p, rd_kafka_event_t *event)
+{
+    const char *reason = rd_kafka_event_error_string(event);
+    rd_kafka_resp_err_t code = rd_kafka_event_error(event);
+    ka_error error;
+
+    kai_trouble_event(&p->trouble, code, reason, &error);
+    if (p->log && (!kai_err_is_logged(code) || strcmp(error.text, reason) != 0)) /* in our words */
+        kai_log_put(p->rk, LOG_ERR, "ERROR", error.text);
 }
 
 /* Serve everything that librdkafka reports: its queue signals on empty -> non-empty only. */
@@ -285,8 +299,7 @@ int kai_serve_events(ka_producer *p)
             take_reports(p, event);
             break;
         case RD_KAFKA_EVENT_ERROR:
-            if (p->log && !kai_err_is_logged(rd_kafka_event_error(event)))
-                kai_log_put(p->rk, LOG_ERR, "ERROR", rd_kafka_event_error_string(event));
+            take_error(p, event);
             break;
         default:
             break;

@@ -218,6 +218,11 @@ ka_failure *ka_producer_failure(ka_producer *p)
     return kai_producer_is_foreign(p) ? NULL : kai_failures_take(&p->failures);
 }
 
+int ka_producer_trouble(ka_producer *p, ka_error *err)
+{
+    return kai_producer_is_foreign(p) ? KA_FORKED : kai_trouble_last(&p->trouble, err);
+}
+
 int32_t ka_producer_partition_count(ka_producer *p, int32_t topic_number)
 {
     if (kai_producer_is_foreign(p))
@@ -307,6 +312,7 @@ void kai_producer_unreference(ka_producer *p)
         free(p->topic_chunks[i / TOPIC_CHUNK]);
     free(p->topic_chunks);
     kai_control_fini(&p->control);
+    kai_trouble_fini(&p->trouble);
     kai_wake_fini(&p->worker.wake);
     kai_wake_fini(&p->room_freed);
     kai_wake_fini(&p->progressed);
@@ -384,6 +390,7 @@ static ka_producer *new_producer(const ka_conf *conf, const ka_producer_options 
     atomic_init(&p->references, 2);
     atomic_init(&p->owners, 2);
     atomic_init(&p->close_deadline_ns, KAI_FOREVER);
+    kai_trouble_init(&p->trouble);
     kai_failures_init(&p->failures);
     pthread_mutex_init(&p->topics_lock, NULL);
     pthread_mutex_init(&p->calls_lock, NULL);
@@ -444,6 +451,7 @@ ka_producer *ka_wait_producer_open(ka_conf *conf, const ka_producer_options *opt
                        "no address space for the queue: lower queue_bytes or queue_messages");
     p->default_topic = options->topic ? ka_producer_topic(p, options->topic) : -1;
     rd_kafka_conf_set_events(conf->rd, RD_KAFKA_EVENT_DR | RD_KAFKA_EVENT_ERROR);
+    kai_trouble_watch(conf);
     p->rk = kai_conf_create(conf, RD_KAFKA_PRODUCER, p, options->log, kai_hops_watch, err);
     if (!p->rk)
         return abandon(p, err, RD_KAFKA_RESP_ERR_NO_ERROR, NULL);

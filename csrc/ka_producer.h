@@ -46,6 +46,7 @@
 #include "ka_hist.h"
 #include "ka_results.h"
 #include "ka_ring.h"
+#include "ka_trouble.h"
 #include "ka_wake.h"
 #include "ka_worker.h"
 
@@ -133,6 +134,7 @@ typedef struct call {
     int slice_ms;     /* the longest that run may wait */
     int begins_anew;  /* each slice does, so the next one is longer */
     int until_done;   /* any retriable error of a slice means that it goes on */
+    int ends_early;   /* when there is no way to a broker because of a mistake */
     int64_t asked_ns, deadline_ns;
     int64_t value;
     /* Transactions: KA_INIT ... KA_ABORT. */
@@ -152,6 +154,8 @@ typedef struct call {
 } call;
 
 struct ka_producer {
+    kai_trouble trouble; /* first: see ka_trouble.h */
+
     /* Set once. */
     rd_kafka_t *rk;
     rd_kafka_queue_t *events;

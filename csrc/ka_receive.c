@@ -97,11 +97,15 @@ static int is_of_group(rd_kafka_resp_err_t code)
 void kai_report(ka_consumer *c, partition *p, int64_t offset, rd_kafka_resp_err_t code,
                 const char *text)
 {
-    ka_error error;
+    ka_error error, noted;
 
     if (!c->options.group && is_of_group(code))
         return;
     kai_err_set(&error, code, text);
+    kai_err_name(&error, RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED, "group", c->group);
+    if (code ==
+        RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED) /* what waits for the coordinator runs out of time */
+        kai_trouble_event(&c->trouble, code, error.text, &noted);
     if (error.retriable && code != RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART)
         kai_consumer_log(c, LOG_WARNING, error.name, error.text);
     else
@@ -120,13 +124,21 @@ void kai_on_error(rd_kafka_t *rk, int code, const char *reason, void *opaque)
         error.fatal = 1;
         kai_push_failure(c, NULL, KA_OFFSET_NONE, &error);
         break;
-    case RD_KAFKA_RESP_ERR__AUTHENTICATION:
-        kai_report(c, NULL, KA_OFFSET_NONE, code, reason);
-        break;
     default:
-        if (!kai_err_is_logged(code))
-            kai_consumer_log(c, LOG_ERR, rd_kafka_err2name(code), reason);
+        kai_trouble_event(&c->trouble, code, reason, &error);
+        if (!kai_err_is_logged(code) || strcmp(error.text, reason) != 0) /* in our words */
+            kai_consumer_log(c, LOG_ERR, error.name, error.text);
     }
+}
+
+int kai_tell_trouble(ka_consumer *c)
+{
+    ka_error error;
+    int found = kai_trouble_untold(&c->trouble, c->rk, &error);
+
+    if (found)
+        kai_push_failure(c, NULL, KA_OFFSET_NONE, &error);
+    return found;
 }
 
 /* librdkafka knows where the partition begins. */
@@ -142,6 +154,7 @@ static void end_search(ka_consumer *c, partition *p)
 /* What comes of a paused partition comes again later; what comes of one that was sought is from before. */
 static int is_wanted(ka_consumer *c, partition *p, int64_t offset)
 {
+    kai_trouble_over(&c->trouble);
     if (p->assigned)
         end_search(c, p);
     if (!p->assigned || p->sought || p->corrupt)

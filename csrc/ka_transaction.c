@@ -172,7 +172,7 @@ ka_command *ka_producer_transact(ka_producer *p, int what, int64_t timeout_us)
         return NULL;
     c->kind = what;
     /* When a slice of an init is over, librdkafka tells the broker's last answer, not that. */
-    c->until_done = what == KA_INIT;
+    c->until_done = c->ends_early = what == KA_INIT;
     if (what == KA_COMMIT || what == KA_ABORT) {
         atomic_store(&p->ending, what);
         c->is_ready = what == KA_COMMIT ? is_commit_ready : is_abort_ready;

@@ -17,6 +17,7 @@ from kafka_async._native import ffi, lib
 from kafka_async._partitions import check_partitions, fetch, to_native
 from kafka_async._rebalance import Rebalancer
 from kafka_async._requests import poll_error, result, settle, state_error
+from kafka_async._trouble import reason
 from kafka_async._wait import Deadline, Waits, check_timeout, micros, owned, wait
 from kafka_async.batch import MessageBatch
 from kafka_async.config import Config, Value, config_error, fetch_defaults, native_error
@@ -152,7 +153,9 @@ class ConsumerCore(ABC):
         ------
         ConsumerError
             Something that the application should know: without a group an unknown topic (it is read
-            once it appears), no authorization, a fatal error. Transient trouble is logged and survived.
+            once it appears), no authorization, a fatal error; a certificate, a password or a protocol that keeps
+            the cluster away, once for each such mistake (polling goes on, and so does connecting). Transient
+            trouble is logged and survived.
             In a group or by ``assign`` a missing topic is waited for. Corrupt data: `partition` tells where; of
             that partition nothing more is read until it is assigned anew or sought past it, the others go on.
         PartitionEnd
@@ -510,7 +513,18 @@ class ConsumerCore(ABC):
         array = to_native(items)
         command = lib.ka_consumer_ask(self._native, what, array, len(items), micros(timeout))
         # That nothing came is told a little after that time.
-        return await result(self._waits, command, timeout, Deadline(None if timeout is None else timeout + _ANSWER_S))
+        return await self._result(command, timeout, Deadline(None if timeout is None else timeout + _ANSWER_S))
+
+    async def _result(
+        self, command: ffi.CData, timeout: float | None, deadline: Deadline | None = None
+    ) -> list[TopicPartition]:
+        """Wait for what only the cluster can answer."""
+        try:
+            return await result(self._waits, command, timeout, deadline)
+        except errors.ConsumerError as error:
+            if error.name != "_TIMED_OUT" or not (why := reason(lib.ka_consumer_trouble, self._native)):
+                raise
+            raise errors.reworded(errors.ConsumerError, error, f"{error}{why}") from None
 
     def _need_group(self, what: str) -> None:
         if self._group_id is None:

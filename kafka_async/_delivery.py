@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from kafka_async import _exit, _log, errors
 from kafka_async._future import OwnFuture, forks
 from kafka_async._native import ffi, lib
+from kafka_async._trouble import explained
 from kafka_async._wait import Deadline, wait
 from kafka_async.message import DeliveryReport, RecordMetadata, unpack_headers
 
@@ -287,7 +288,7 @@ class Outcomes(ABC):
 
     def _tell(self, token: int, offset: int, timestamp_ms: int, latency_s: float, code: int, partition: int) -> None:
         topic, key, value, packed_headers, callback, delivery = self._waiting[token]
-        error = None if code == 0 else describe(code)
+        error = None if code == 0 else explained(describe(code), topic, self._native)
         report = None
         if callback is not None or error is not None:
             report = DeliveryReport(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from kafka_async import errors
 from kafka_async._native import ffi, lib
 from kafka_async._refusal import state_error
+from kafka_async._trouble import explained
 from kafka_async.message import DeliveryReport, unpack_headers
 
 if TYPE_CHECKING:
@@ -123,21 +124,22 @@ class Failures:
     def _collect(self) -> list[DeliveryReport]:
         reports = []
         while failure := lib.ka_producer_failure(self._native):
-            reports.append(_report(ffi.gc(failure, lib.ka_failure_free)))
+            reports.append(self._report(ffi.gc(failure, lib.ka_failure_free)))
         return reports
 
+    def _report(self, failure: ffi.CData) -> DeliveryReport:
+        topic = ffi.string(failure.topic).decode()
+        return DeliveryReport(
+            topic=topic,
+            partition=failure.partition if failure.partition >= 0 else None,
+            offset=None,
+            key=_part(failure.key, failure.key_len),
+            value=_part(failure.value, failure.value_len),
+            headers=unpack_headers(_part(failure.headers, failure.headers_len)),
+            error=explained(errors.from_native(errors.KafkaError, failure.error), topic, self._native),
+            latency_s=failure.latency_s,
+        )
 
-def _report(failure: ffi.CData) -> DeliveryReport:
-    def part(at: ffi.CData, length: int) -> bytes | None:
-        return ffi.buffer(at, length)[:] if at != ffi.NULL else None
 
-    return DeliveryReport(
-        topic=ffi.string(failure.topic).decode(),
-        partition=failure.partition if failure.partition >= 0 else None,
-        offset=None,
-        key=part(failure.key, failure.key_len),
-        value=part(failure.value, failure.value_len),
-        headers=unpack_headers(part(failure.headers, failure.headers_len)),
-        error=errors.from_native(errors.KafkaError, failure.error),
-        latency_s=failure.latency_s,
-    )
+def _part(at: ffi.CData, length: int) -> bytes | None:
+    return ffi.buffer(at, length)[:] if at != ffi.NULL else None

@@ -18,6 +18,7 @@ from kafka_async._idle import Idle, native_idle
 from kafka_async._native import ffi, lib
 from kafka_async._refusal import Limits, no_topic, state_error
 from kafka_async._transaction import transact
+from kafka_async._trouble import reason
 from kafka_async._wait import Deadline, Waits, answer, check_timeout, micros, owned, wait
 from kafka_async.config import Config, Value, config_error, native_error
 from kafka_async.message import (
@@ -102,7 +103,8 @@ class ProducerCore(Sender, ABC):
         _check_range("queue_bytes", queue_bytes, 2**38 - 1)
         idling = native_idle(self._idle if idle is None else idle, cpu)
         conf = Config(lib.KA_PRODUCER, bootstrap_servers, config, {})
-        if on_full.startswith("drop") and conf.get("transactional.id"):
+        self._transactional_id = conf.get("transactional.id")
+        if on_full.startswith("drop") and self._transactional_id:
             raise config_error(
                 "transactional.id",
                 f"config: 'transactional.id' and on_full={on_full!r} exclude each other, since a transaction that "
@@ -347,8 +349,9 @@ class ProducerCore(Sender, ABC):
         if status in (lib.KA_FAILED, lib.KA_TIMEOUT):
             cause = errors.from_native(errors.KafkaError, error)
             if status == lib.KA_TIMEOUT or cause.name == "_TIMED_OUT":
+                why = reason(lib.ka_producer_trouble, self._native) or ": is it reachable?"
                 raise errors.KafkaError(
-                    f"topic {topic!r}: the cluster did not answer within {timeout:.3g} s: is it reachable?",
+                    f"topic {topic!r}: the cluster did not answer within {timeout:.3g} s{why}",
                     code=-185,
                     name="_TIMED_OUT",
                     retriable=True,
@@ -420,7 +423,7 @@ class ProducerCore(Sender, ABC):
         return purged
 
     async def _transact(self, what: int, name: str, timeout: float | None) -> None:
-        await transact(self._waits, self._native, what, name, check_timeout(timeout))
+        await transact(self._waits, self._native, what, name, check_timeout(timeout), self._transactional_id)
         if what == lib.KA_ABORT:
             self._failures.tell()
 
@@ -578,7 +581,8 @@ class ProducerCore(Sender, ABC):
 
     def _flush_timeout(self, outstanding: int, what: str) -> errors.FlushTimeout:
         error = errors.FlushTimeout(
-            f"{outstanding} messages had no outcome when the time was over: {what}",
+            f"{outstanding} messages had no outcome when the time was over: {what}"
+            f"{reason(lib.ka_producer_trouble, self._native)}",
             code=-185,
             name="_TIMED_OUT",
             retriable=True,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from kafka_async import errors
 from kafka_async._native import ffi, lib
 from kafka_async._refusal import state_error
+from kafka_async._trouble import reason
 from kafka_async._wait import Deadline, Waits, answer, micros
 from kafka_async.message import TopicPartition, check_partition
 
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 _ANSWER_S = 0.5  # librdkafka keeps to the time itself; this is for its own answer
 
 
-async def transact(waits: Waits, native: ffi.CData, what: int, name: str, timeout: float | None) -> None:
+async def transact(
+    waits: Waits, native: ffi.CData, what: int, name: str, timeout: float | None, transactional_id: str | None
+) -> None:
     """Have the core do a step.
 
     Parameters
@@ -32,6 +35,8 @@ async def transact(waits: Waits, native: ffi.CData, what: int, name: str, timeou
         The method, for errors.
     timeout : float or None
         Seconds; None waits without limit.
+    transactional_id : str or None
+        The producer's, for errors.
 
     Raises
     ------
@@ -39,7 +44,8 @@ async def transact(waits: Waits, native: ffi.CData, what: int, name: str, timeou
         As the method documents.
     """
     _check_transactional(native, name)
-    await _finish(waits, name, lib.ka_producer_transact(native, what, micros(timeout)), timeout)
+    command = lib.ka_producer_transact(native, what, micros(timeout))
+    await _finish(waits, native, name, command, timeout, f"transactional.id {transactional_id!r}")
     lib.ka_producer_step_told(native)
 
 
@@ -84,7 +90,8 @@ async def send_offsets(
         "ka_partition[]", [(name, item.partition, 0, item.offset) for name, item in zip(names, items, strict=True)]
     )
     left = deadline.left()
-    await _finish(waits, name, lib.ka_producer_send_offsets(native, group, array, len(items), micros(left)), left)
+    command = lib.ka_producer_send_offsets(native, group, array, len(items), micros(left))
+    await _finish(waits, native, name, command, left, f"group {consumer._group_id!r}")
 
 
 def _check_transactional(native: ffi.CData, name: str) -> None:
@@ -96,8 +103,10 @@ def _check_transactional(native: ffi.CData, name: str) -> None:
         )
 
 
-async def _finish(waits: Waits, name: str, command: ffi.CData, timeout: float | None) -> None:
-    """Wait for the answer and raise what it says."""
+async def _finish(
+    waits: Waits, native: ffi.CData, name: str, command: ffi.CData, timeout: float | None, resource: str
+) -> None:
+    """Wait for the answer and raise what it says; resource: what may be denied."""
     error = ffi.new("ka_error *")
     status, _ = await answer(waits, command, None if timeout is None else timeout + _ANSWER_S, error)
     if status == lib.KA_OK:
@@ -113,6 +122,9 @@ async def _finish(waits: Waits, name: str, command: ffi.CData, timeout: float | 
         cause.retriable = False
     elif cause.name == "_TIMED_OUT" and cause.retriable:
         text = f"the cluster did not answer in time: call {name}() again, which resumes it (_TIMED_OUT)"
+        text += reason(lib.ka_producer_trouble, native)
+    elif cause.name in ("GROUP_AUTHORIZATION_FAILED", "TRANSACTIONAL_ID_AUTHORIZATION_FAILED"):
+        text = f"{resource}: {text}"
     raised = errors.reworded(errors.TransactionError, cause, f"{name}(): {text}")
     raised.requires_abort = bool(error.requires_abort)
     raise raised

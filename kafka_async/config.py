@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import TypeAlias
 
 from kafka_async._native import ffi, lib
+from kafka_async._security import warn_unverified
 from kafka_async.errors import ConfigError, KafkaError
 
 Value: TypeAlias = str | int | float | bool
@@ -149,6 +150,7 @@ class Config:
             self._apply(settings, "P" if producer else "C", _RESERVED_PRODUCER if producer else _RESERVED_CONSUMER)
         for name, value in {"bootstrap.servers": bootstrap_servers, **forced}.items():
             self._set(name, value)
+        warn_unverified(self)
 
     def _apply(self, settings: Mapping[str, Value], scope: str, reserved: Mapping[str, str]) -> None:
         for name, value in settings.items():

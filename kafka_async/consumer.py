@@ -9,7 +9,7 @@ from typing import Literal, overload
 
 from kafka_async import errors
 from kafka_async._consumer import ConsumerCore
-from kafka_async._requests import Completer, result
+from kafka_async._requests import Completer
 from kafka_async._wait import BLOCKING, Waits, check_timeout, run
 from kafka_async.batch import MessageBatch
 from kafka_async.message import Message, TopicPartition
@@ -371,7 +371,7 @@ class Consumer(ConsumerCore):
         command, timeout = self._begin_commit(message, offsets, timeout, patient=bool(asynchronous))
         if asynchronous:
             return self._completer.future(command, timeout)
-        return run(result(self._waits, command, timeout))
+        return run(self._result(command, timeout))
 
     def committed(self, partitions: Iterable[TopicPartition], timeout: float | None = 5.0) -> list[TopicPartition]:
         """Ask what the group has committed.

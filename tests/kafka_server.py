@@ -97,6 +97,8 @@ class KafkaServer:
         Port of the broker; by default a free one. It stays the same over restarts.
     properties
         Broker properties on top of, or instead of, the defaults.
+    format_options
+        More of Kafka's storage tool, which prepares the data folder.
     start_timeout
         Seconds that the broker may take to answer.
     java
@@ -109,6 +111,7 @@ class KafkaServer:
         *,
         port: int | None = None,
         properties: Mapping[str, str] | None = None,
+        format_options: Sequence[str] = (),
         start_timeout: float = 180.0,
         java: Sequence[str] = ("-Xmx512m",),
     ) -> None:
@@ -116,6 +119,7 @@ class KafkaServer:
         if not libs:
             raise ValueError("KAFKA_ASYNC_KAFKA_LIBS names no folder of Kafka's jars; script/kafka-jars prints one")
         self._classpath = f"{libs}/*"
+        self._format_options = format_options
         self._start_timeout = start_timeout
         self._options = java
         self._process: subprocess.Popen[bytes] | None = None
@@ -205,7 +209,8 @@ class KafkaServer:
         self._config.write_text("".join(lines))
 
     def _format(self) -> None:
-        tool = self._java("kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(self._config))
+        options = ("-t", CLUSTER_ID, "-c", str(self._config), *self._format_options)
+        tool = self._java("kafka.tools.StorageTool", "format", *options)
         if tool.wait() != 0:
             raise RuntimeError(f"Kafka's storage tool failed (exit status {tool.returncode}):\n{self.log()}")
 

@@ -35,11 +35,16 @@ def need_jars() -> None:
 
 @contextlib.contextmanager
 def own_broker(
-    *, port: int | None = None, java: Sequence[str] = ("-Xmx512m",), **properties: str
+    *,
+    port: int | None = None,
+    java: Sequence[str] = ("-Xmx512m",),
+    format_options: Sequence[str] = (),
+    **properties: str,
 ) -> Iterator[KafkaServer]:
     """Run a broker that may be killed."""
     need_jars()
-    with KafkaServer(port=port, java=java, properties={**SETTINGS, **properties}) as server:
+    settings = {**SETTINGS, **properties}
+    with KafkaServer(port=port, java=java, properties=settings, format_options=format_options) as server:
         yield server
 
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from kafka_async import errors
 from kafka_async._consumer import ConsumerCore
 from kafka_async._native import lib
-from kafka_async._requests import result
 from kafka_async._wait import Deadline, check_timeout
 from kafka_async.aio._loop import Looped
 from kafka_async.batch import MessageBatch
@@ -198,7 +197,7 @@ class Consumer(ConsumerCore):
         It has no `asynchronous`: make a task of it instead.
         """
         command, timeout = self._begin_commit(message, offsets, timeout, patient=True)
-        return await result(self._waits, command, timeout)
+        return await self._result(command, timeout)
 
     async def committed(
         self, partitions: Iterable[TopicPartition], timeout: float | None = 5.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import Iterator
@@ -21,7 +22,16 @@ from kafka_server import KafkaServer
 from real_kafka import own_broker
 from support import create_topic, read, reader, send_all, wait_for
 
-from kafka_async import Consumer, ConsumerError
+from kafka_async import (
+    Consumer,
+    ConsumerError,
+    DeliveryError,
+    KafkaError,
+    Producer,
+    TopicPartition,
+    TransactionError,
+    aio,
+)
 
 pytestmark = pytest.mark.broker
 
@@ -45,10 +55,16 @@ def servers(kafka: KafkaServer) -> str:
 
 
 @contextlib.contextmanager
-def denied(servers: str, kind: ResourceType, name: str, operation: AclOperation = AclOperation.ALL) -> Iterator[None]:
+def denied(
+    servers: str,
+    kind: ResourceType,
+    name: str,
+    operation: AclOperation = AclOperation.ALL,
+    permission: AclPermissionType = AclPermissionType.DENY,
+) -> Iterator[None]:
     """Deny it to everybody for a while."""
     admin = AdminClient({"bootstrap.servers": servers})
-    where = (kind, name, ResourcePatternType.LITERAL, "User:*", "*", operation, AclPermissionType.DENY)
+    where = (kind, name, ResourcePatternType.LITERAL, "User:*", "*", operation, permission)
     binding = AclBinding(*where)
     admin.create_acls([binding])[binding].result(LIMIT_S)
     wait_for(lambda: admin.describe_acls(AclBindingFilter(*where)).result(LIMIT_S), LIMIT_S)
@@ -127,6 +143,7 @@ def test_member_of_a_denied_group_is_told(servers: str, topic: str) -> None:
     with Consumer(servers, topic, group_id="a group", config=EARLIEST) as consumer:
         error = poll_error(consumer)
     assert error.name == "GROUP_AUTHORIZATION_FAILED"
+    assert "group 'a group'" in str(error)
     assert not error.retriable
 
 
@@ -159,3 +176,113 @@ def test_denied_topic_is_told_by_its_name(
     assert {error.name for error in caught} == {"TOPIC_AUTHORIZATION_FAILED"}
     assert all(topic in str(error) for error in caught)
     assert all(error.partition is None or error.partition.topic == topic for error in caught)
+
+
+def test_producer_is_told_which_topic_is_denied(servers: str, topic: str) -> None:
+    create_topic(servers, topic, 1)
+    with denied(servers, ResourceType.TOPIC, topic, AclOperation.WRITE):
+        producer = Producer(servers)
+        delivery = producer.submit(b"x", topic=topic)
+        producer.send(b"y", topic=topic)
+        with pytest.raises(DeliveryError, match=f"topic '{topic}'.*TOPIC_AUTHORIZATION_FAILED"):
+            delivery.result(LIMIT_S)
+        with pytest.raises(DeliveryError, match=f"topic '{topic}'.*TOPIC_AUTHORIZATION_FAILED"):
+            producer.stop()
+    with (
+        denied(servers, ResourceType.TOPIC, topic),
+        Producer(servers) as producer,
+        pytest.raises(KafkaError, match=f"topic '{topic}'.*TOPIC_AUTHORIZATION_FAILED"),
+    ):
+        producer.warm_up(topic)
+
+
+def test_denied_idempotence_names_the_cluster(servers: str, topic: str) -> None:
+    create_topic(servers, topic, 1)
+    cluster, topics = (ResourceType.BROKER, "kafka-cluster"), (ResourceType.TOPIC, "*")
+    with (
+        # Or all the rest would be denied too, to the broker itself as well.
+        denied(servers, *cluster, AclOperation.ALL, AclPermissionType.ALLOW),
+        denied(servers, *topics, AclOperation.ALL, AclPermissionType.ALLOW),
+        denied(servers, *cluster, AclOperation.IDEMPOTENT_WRITE),
+        denied(servers, *topics, AclOperation.WRITE),  # who may write somewhere may be idempotent
+    ):
+        producer = Producer(servers, topic, config={"enable.idempotence": True})
+        delivery = producer.submit(b"x")
+        with pytest.raises(DeliveryError, match=r"Cluster .*IDEMPOTENT_WRITE") as caught:
+            delivery.result(LIMIT_S)
+        assert caught.value.fatal
+        producer.send(b"y")
+        with pytest.raises(DeliveryError, match=r"Cluster .*IDEMPOTENT_WRITE"):
+            producer.stop()
+        assert (producer.metrics().failed, producer.metrics().purged) == (2, 0)
+
+
+def test_denied_transaction_names_the_transactional_id(servers: str, topic: str) -> None:
+    with (
+        denied(servers, ResourceType.TRANSACTIONAL_ID, topic),
+        Producer(servers, config={"transactional.id": topic}) as producer,
+        pytest.raises(TransactionError, match=f"transactional.id '{topic}'") as caught,
+    ):
+        producer.init_transactions(LIMIT_S)
+    assert caught.value.name == "TRANSACTIONAL_ID_AUTHORIZATION_FAILED"
+
+
+def test_transaction_names_the_topic_that_is_denied(servers: str, topic: str) -> None:
+    create_topic(servers, topic, 1)
+    with (
+        denied(servers, ResourceType.TOPIC, topic, AclOperation.WRITE),
+        Producer(servers, topic, config={"transactional.id": topic}) as producer,
+    ):
+        producer.init_transactions(LIMIT_S)
+        producer.begin_transaction()
+        delivery = producer.submit(b"x")
+        with pytest.raises(DeliveryError, match=f"topic '{topic}'.*TOPIC_AUTHORIZATION_FAILED"):
+            delivery.result(LIMIT_S)
+        with pytest.raises(TransactionError) as caught:
+            producer.commit_transaction(LIMIT_S)
+        assert caught.value.requires_abort
+        producer.abort_transaction(LIMIT_S)
+
+
+def test_transaction_names_the_group_that_is_denied(servers: str, topic: str) -> None:
+    create_topic(servers, topic, 1)
+    group = f"group-{topic}"
+    config = {"enable.auto.commit": False}
+    with (
+        Consumer(servers, group_id=group, config=config) as consumer,
+        Producer(servers, config={"transactional.id": topic}) as producer,
+    ):
+        producer.init_transactions(LIMIT_S)
+        with denied(servers, ResourceType.GROUP, group):
+            producer.begin_transaction()
+            with pytest.raises(TransactionError, match=f"group '{group}'") as caught:
+                producer.send_offsets_to_transaction(consumer, [TopicPartition(topic, 0, 1)], LIMIT_S)
+            producer.abort_transaction(LIMIT_S)
+    assert caught.value.name == "GROUP_AUTHORIZATION_FAILED"
+
+
+def test_commit_and_its_question_name_the_group_that_is_denied(servers: str, topic: str) -> None:
+    create_topic(servers, topic, 1)
+    group = f"group-{topic}"
+    with denied(servers, ResourceType.GROUP, group), Consumer(servers, group_id=group) as consumer:
+        with pytest.raises(ConsumerError, match=f"group '{group}'.*GROUP_AUTHORIZATION_FAILED"):
+            consumer.commit(offsets=[TopicPartition(topic, 0, 1)], timeout=LIMIT_S)
+        with pytest.raises(ConsumerError, match=f"group '{group}'.*GROUP_AUTHORIZATION_FAILED"):
+            consumer.committed([TopicPartition(topic, 0)], timeout=LIMIT_S)
+
+
+def test_asyncio_is_told_what_is_denied(servers: str, topic: str) -> None:
+    async def use() -> None:
+        async with aio.Producer(servers, topic) as producer:
+            with pytest.raises(DeliveryError, match=f"topic '{topic}'.*TOPIC_AUTHORIZATION_FAILED"):
+                await producer.send(b"x")
+        async with aio.Consumer(servers, topic, group_id=f"group-{topic}") as consumer:
+            with pytest.raises(ConsumerError, match=f"group 'group-{topic}'.*GROUP_AUTHORIZATION_FAILED"):
+                await consumer.poll_message(LIMIT_S)
+
+    create_topic(servers, topic, 1)
+    with (
+        denied(servers, ResourceType.TOPIC, topic, AclOperation.WRITE),
+        denied(servers, ResourceType.GROUP, f"group-{topic}"),
+    ):
+        asyncio.run(use())
