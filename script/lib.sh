@@ -110,10 +110,22 @@ prepare() {
     prepare_system
     [ -x "$venv/bin/python" ] || "$python" -m venv --clear "$venv"
     say "building and installing into .venv"
-    "$venv/bin/python" -m pip install -q --editable "${root}[${extras// /,}]"
+    pip_install "$venv" --editable "${root}[${extras// /,}]"
     for extra in "$@"; do
         built_from >"$venv/stamp-$extra"
     done
+}
+
+# pip_install VENV ARGUMENT...: with KAFKA_ASYNC_LOCK, a file of versions and hashes, nothing else is downloaded, and what
+# that lacks is an error.
+pip_install() {
+    local install=("$1/bin/python" -m pip install -q)
+    shift
+    if [ -n "${KAFKA_ASYNC_LOCK:-}" ]; then
+        "${install[@]}" --require-hashes --only-binary :all: -r "$KAFKA_ASYNC_LOCK"
+        install+=(--no-index --no-build-isolation)
+    fi
+    "${install[@]}" "$@"
 }
 
 up_to_date() {
@@ -129,7 +141,7 @@ built_from() {
     (
         cd "$root"
         {
-            find csrc cmake CMakeLists.txt pyproject.toml -type f | LC_ALL=C sort | xargs cat
+            find csrc cmake CMakeLists.txt pyproject.toml ${KAFKA_ASYNC_LOCK:+"$KAFKA_ASYNC_LOCK"} -type f | LC_ALL=C sort | xargs cat
             find kafka_async -name '*.py' | LC_ALL=C sort
             "$venv/bin/python" --version
             pkg-config --modversion rdkafka 2>/dev/null
