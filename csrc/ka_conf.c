@@ -94,7 +94,8 @@ rd_kafka_t *kai_conf_create(ka_conf *conf, rd_kafka_type_t type, void *opaque, i
     rk = rd_kafka_new(type, rd, text, sizeof text);
     if (!rk) {
         kai_err_set(err, rd_kafka_last_error(), text);
-        rd_kafka_conf_destroy(rd);
+        if (!on_new) /* librdkafka has freed the interceptors that this copy refers to: it would free them again */
+            rd_kafka_conf_destroy(rd);
         return NULL;
     }
     ka_conf_free(conf);
