@@ -105,8 +105,8 @@ ka_conf *ka_conf_new(void);
  * it refuses the value. The text says why, and may quote the value. */
 int ka_conf_set(ka_conf *conf, const char *name, const char *value, ka_error *err);
 
-/* Copy a property's value to buf. Returns its length without the NUL (>= size: truncated), or
- * KA_EMPTY when the property is unknown or unset. */
+/* Copy a property's value to buf. Returns its length without the NUL (>= size: truncated; of debug and
+ * builtin.features librdkafka tells no more than fits), or KA_EMPTY when the property is unknown or unset. */
 int64_t ka_conf_get(const ka_conf *conf, const char *name, char *buf, int64_t size);
 
 /* Copy librdkafka's own table of properties to buf as text. Returns its length, which may be

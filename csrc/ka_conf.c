@@ -60,7 +60,8 @@ int64_t ka_conf_properties(char *buf, int64_t size)
         return KA_NOMEM;
     rd_kafka_conf_properties_show(file);
     fclose(file);
-    memcpy(buf, text, len < (size_t)size ? len : (size_t)size);
+    if (size > 0) /* buf may be NULL */
+        memcpy(buf, text, len < (size_t)size ? len : (size_t)size);
     free(text);
     return (int64_t)len;
 }

@@ -83,14 +83,14 @@ typedef struct partition {
 typedef struct {
     char *name;
     const rd_kafka_topic_t *rkt; /* the last one seen with this name: only to compare */
-    partition **partitions;      /* by number, with holes */
+    partition **partitions;      /* by number, which may be any */
     int32_t size;
 } topic;
 
 /* Where a walk over the table of partitions is. */
 typedef struct {
     int64_t topic;
-    int32_t number;
+    int32_t index;
 } place;
 
 enum { MESSAGE, FAILURE, END };

@@ -20,12 +20,49 @@ topic *kai_topic_find(ka_consumer *c, const char *name)
     return t;
 }
 
+/* Where a partition stands or would: the first whose number is not smaller. Where all are known, a partition's
+ * place is its number. */
+static int32_t place_of(const topic *t, int32_t number)
+{
+    int32_t low = 0, high = t->size;
+
+    if (number >= 0 && number < high && t->partitions[number]->number == number)
+        return number;
+    while (low < high) {
+        int32_t middle = low + (high - low) / 2;
+        if (t->partitions[middle]->number < number)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+static partition *look_up(const topic *t, int32_t number)
+{
+    int32_t at = place_of(t, number);
+
+    return at < t->size && t->partitions[at]->number == number ? t->partitions[at] : NULL;
+}
+
+static void insert(topic *t, partition *p)
+{
+    int32_t at = place_of(t, p->number);
+    partition **partitions =
+        kai_must(realloc(t->partitions, ((size_t)t->size + 1) * sizeof(partition *)));
+
+    memmove(partitions + at + 1, partitions + at, (size_t)(t->size - at) * sizeof(partition *));
+    partitions[at] = p;
+    t->partitions = partitions;
+    t->size++;
+}
+
 partition *kai_partition_find(ka_consumer *c, topic *t, int32_t number)
 {
-    partition *p;
+    partition *p = look_up(t, number);
 
-    if (number < t->size && t->partitions[number])
-        return t->partitions[number];
+    if (p)
+        return p;
     p = kai_must(calloc(1, sizeof *p));
     p->topic = t->name;
     p->number = number;
@@ -33,24 +70,18 @@ partition *kai_partition_find(ka_consumer *c, topic *t, int32_t number)
         p->topic_number++;
     p->begin = p->position = p->processed = p->marked = p->stored = KA_OFFSET_NONE;
     pthread_mutex_lock(&c->lock);
-    if (number >= t->size) {
-        t->partitions =
-            kai_must(realloc(t->partitions, (size_t)(number + 1) * sizeof(partition *)));
-        memset(t->partitions + t->size, 0, (size_t)(number + 1 - t->size) * sizeof(partition *));
-        t->size = number + 1;
-    }
-    t->partitions[number] = p;
+    insert(t, p);
     pthread_mutex_unlock(&c->lock);
     return p;
 }
 
 partition *kai_partition_next(const ka_consumer *c, place *at, int all)
 {
-    for (; at->topic < c->topic_count; at->topic++, at->number = 0) {
+    for (; at->topic < c->topic_count; at->topic++, at->index = 0) {
         const topic *t = c->topics[at->topic];
-        while (at->number < t->size) {
-            partition *p = t->partitions[at->number++];
-            if (p && (all || p->told))
+        while (at->index < t->size) {
+            partition *p = t->partitions[at->index++];
+            if (all || p->told)
                 return p;
         }
     }
@@ -62,7 +93,7 @@ partition *kai_partition_at(const ka_consumer *c, const char *topic_name, int32_
     for (int64_t i = 0; i < c->topic_count; i++) {
         const topic *t = c->topics[i];
         if (strcmp(t->name, topic_name) == 0)
-            return number < t->size ? t->partitions[number] : NULL;
+            return look_up(t, number);
     }
     return NULL;
 }

@@ -348,6 +348,19 @@ def test_paused_partition_keeps_its_position(consumer: Consumer, one: TopicParti
     assert consumer.position([one]) == consumer.assignment() == [at(one, 31)]
 
 
+@pytest.mark.parametrize("number", [10**6, 2**31 - 1])
+def test_any_partition_number_may_be_assigned(consumer: Consumer, three: list[TopicPartition], number: int) -> None:
+    """Also one that no topic has: memory goes by how many there are, and the others are read."""
+    far = TopicPartition(three[0].topic, number, 0)
+    consumer.assign([far, at(three[2], COUNT - 3), at(three[0], COUNT - 1)])
+    assert [(item.topic, item.partition) for item in consumer.assignment()] == [
+        item[:2] for item in (three[0], three[2], far)
+    ]
+    assert sorted((m.partition, m.offset) for m in read(consumer, 4)) == [(0, COUNT - 1)] + [
+        (2, COUNT - i) for i in (3, 2, 1)
+    ]
+
+
 # ---------------------------------------------------------------- incremental assignment
 
 
