@@ -78,22 +78,22 @@ int ka_consumer_keep(ka_consumer *c)
 static int64_t release_to(ka_consumer *c, uint64_t pos)
 {
     uint64_t at = kai_ring_head(&c->ring);
-    int64_t messages = 0, bytes = 0;
+    int64_t held[] = {[MESSAGE] = 0, [FAILURE] = 0, [END] = 0}, bytes = 0;
     entry *e;
 
     if (at == pos)
         return 0;
     while (at < pos && (e = kai_ring_next(&c->ring, &at))) {
-        if (e->kind != MESSAGE)
-            continue;
-        messages++;
+        held[e->kind]++;
         bytes += kai_entry_bytes(e);
         free(e->external);
     }
     kai_ring_release(&c->ring, pos);
-    atomic_fetch_sub(&c->held_messages, messages);
+    atomic_fetch_sub(&c->held_messages, held[MESSAGE]);
+    atomic_fetch_sub(&c->held_failures, held[FAILURE]);
+    atomic_fetch_sub(&c->held_ends, held[END]);
     atomic_fetch_sub(&c->held_bytes, bytes);
-    return messages;
+    return held[MESSAGE];
 }
 
 enum {
@@ -206,11 +206,10 @@ static void fill_row(ka_consumer *c, const entry *e, const moment *now)
     note_take(c, e, now);
 }
 
-/* Use up an entry that no message comes of. Returns KA_FAILED if the application is to know it, else 0. */
-static int use_up(ka_consumer *c, const entry *e, ka_error *err, ka_partition *where)
+/* Pass an entry that no message comes of, maybe again: a block may be described anew. Returns KA_FAILED if the application is to
+ * know it, else 0. */
+static int use_up(const entry *e, ka_error *err, ka_partition *where)
 {
-    if (e->kind != MESSAGE)
-        atomic_fetch_sub(e->kind == END ? &c->held_ends : &c->held_failures, 1);
     if (is_stale(e))
         return 0;
     tell(e, err, where);
@@ -236,7 +235,7 @@ static int64_t fill(ka_consumer *c, ka_error *err, ka_partition *where)
             break; /* such an entry stands alone */
         c->block_end = at;
         if (stale || e->kind != MESSAGE) {
-            if (use_up(c, e, err, where) == KA_FAILED)
+            if (use_up(e, err, where) == KA_FAILED)
                 return KA_FAILED;
             skipped++;
             continue;
@@ -329,7 +328,7 @@ static int64_t measure(ka_consumer *c, int64_t max, uint64_t *end, int64_t *byte
             break;
         *end = at;
         if (stale || e->kind != MESSAGE) {
-            if (use_up(c, e, err, where) == KA_FAILED)
+            if (use_up(e, err, where) == KA_FAILED)
                 return KA_FAILED;
             skipped++;
             continue;

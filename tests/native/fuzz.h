@@ -84,7 +84,8 @@ static inline char *fuzz_text(fuzz_input *in, size_t len)
 /* Equal parts, either of which may be absent. */
 static inline int fuzz_same(const void *a, uint64_t a_len, const void *b, uint64_t b_len)
 {
-    return (a == NULL) == (b == NULL) && (!a || (a_len == b_len && (!a_len || memcmp(a, b, a_len) == 0)));
+    return (a == NULL) == (b == NULL) &&
+           (!a || (a_len == b_len && (!a_len || memcmp(a, b, a_len) == 0)));
 }
 
 #endif
