@@ -84,7 +84,8 @@ static thread threads[MODEL_THREADS];
 static int thread_count, current = -1, started;
 static sync syncs[SYNCS];
 static int sync_count;
-static view fenced; /* of seq_cst fences and accesses */
+static view fenced;     /* of seq_cst fences and accesses */
+static uintptr_t owned; /* by thread 0 */
 static const model_scenario *scenario;
 static jmp_buf scheduler;
 static ucontext_t main_context;
@@ -410,6 +411,7 @@ void model_run(const model_scenario *s)
         threads[i].stack = NULL;
     }
     region_count = 0;
+    owned = 0;
     printf("ok %s: %" PRIu64 " states, %" PRIu64 " paths\n", s->name, states, executions);
     fflush(stdout);
 }
@@ -434,6 +436,11 @@ static int is_shared(uintptr_t at)
         if (at >= regions[i].begin && at < regions[i].end)
             return 1;
     return 0;
+}
+
+void model_own(const void *word)
+{
+    owned = (uintptr_t)word;
 }
 
 /* The location there, made when it is met first. */
@@ -555,6 +562,8 @@ static void add_store(location *l, uint64_t value, int order, const view *chain)
     thread *t = &threads[current];
     store *s;
 
+    if (l->at == owned && current != 0)
+        model_violated("a store to what the first thread owns");
     check_ordered(l->plain_write, "a data race: an atomic store, a plain write");
     check_ordered(l->plain_read, "a data race: an atomic store, a plain read");
     s = append(l);
@@ -577,7 +586,8 @@ static uint64_t do_load(uintptr_t at, size_t size, int order)
     uint64_t value;
     int from, which;
 
-    yield();
+    if (at != owned || current != 0)
+        yield();
     l = locate(at, size);
     last_value(l);
     from = oldest(l, order);

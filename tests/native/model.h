@@ -28,6 +28,9 @@ typedef struct {
 /* Memory that threads share; all other is taken for a thread's own. It is zero before each init. */
 void model_share(const char *name, void *memory, size_t size);
 
+/* Only the first thread stores to this word, so its own loads of it need no switch before them. */
+void model_own(const void *word);
+
 /* Explores a scenario; a violation prints the steps that led to it and ends the program with status 1. */
 void model_run(const model_scenario *scenario);
 

@@ -27,6 +27,7 @@ static void init(void)
     model_share("tail", &ring.tail, WORD);
     model_share("head_seen", &ring.head_seen, WORD);
     model_share("head", &ring.head, WORD);
+    model_own(&ring.head);
     model_share("room", &room, WORD);
     model_share("memory", memory, sizeof memory);
 }
@@ -177,10 +178,10 @@ int main(void)
     run("one writer, starting over", writer_0, NULL);
 
     set(SMALL, SMALL - 32, 2, 1);
-    lens[0][0] = 32, lens[1][0] = 16, lens[1][1] = 32;
+    lens[0][0] = 32, lens[0][1] = 16, lens[1][0] = 16, lens[1][1] = 32;
     run("two writers, around the end", writer_0, writer_1);
     set(LARGE, REWIND + 4096, 2, 1);
-    lens[0][0] = 300000, lens[1][0] = 300000, lens[1][1] = 300000;
+    lens[0][0] = 300000, lens[1][0] = 300000;
     run("two writers, starting over", writer_0, writer_1);
     return 0;
 }
