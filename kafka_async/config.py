@@ -164,7 +164,7 @@ class Config:
             self._set(name, value)
 
     def _set(self, name: str, value: Value, *, optional: bool = False) -> None:
-        status = lib.ka_conf_set(self.native, name.encode(), _text(name, value), self._error)
+        status = lib.ka_conf_set(self.native, _encoded(name, name), _text(name, value), self._error)
         if status == lib.KA_OK or (optional and status == lib.KA_EMPTY):
             return
         if status == lib.KA_EMPTY:
@@ -294,7 +294,17 @@ def _text(name: str, value: Value) -> bytes:
         value = int(value)  # librdkafka reads "5.0" of an integer property as an error
     if not isinstance(value, (str, int, float)):
         raise config_error(name, f"config: {name!r} must be str, int, float or bool, not {type(value).__name__}")
-    text = str(value)
-    if "\0" in text:
-        raise config_error(name, f"config: {name!r} holds a NUL character")
-    return text.encode()
+    try:
+        text = str(value)
+    except ValueError:  # of an int, more digits than Python writes
+        raise config_error(name, f"config: {name!r} is too large a number") from None
+    return _encoded(name, text)
+
+
+def _encoded(name: str, text: str) -> bytes:
+    if "\0" in text:  # librdkafka would read up to it
+        raise config_error(name, f"config: {name!r} holds a NUL character: remove it")
+    try:
+        return text.encode()
+    except UnicodeEncodeError:  # its own text would show the value
+        raise config_error(name, f"config: {name!r} can't be written as UTF-8: remove lone surrogates") from None

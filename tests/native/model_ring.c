@@ -162,8 +162,9 @@ static void set(uint64_t size, uint64_t at, int64_t messages, int together)
         lens[i / MOST][i % MOST] = 0;
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    (void)argv;
     /* One writer, as in the consumer and for results: laps with gaps, full again and again. */
     set(SMALL, SMALL - 32, 2, 1);
     lens[0][0] = 32, lens[0][1] = 16, lens[0][2] = 32, lens[0][3] = 16;
@@ -178,10 +179,20 @@ int main(void)
     run("one writer, starting over", writer_0, NULL);
 
     set(SMALL, SMALL - 32, 2, 1);
-    lens[0][0] = 32, lens[0][1] = 16, lens[1][0] = 16, lens[1][1] = 32;
+    lens[0][0] = 32, lens[1][0] = 16, lens[1][1] = 32;
     run("two writers, around the end", writer_0, writer_1);
     set(LARGE, REWIND + 4096, 2, 1);
     lens[0][0] = 300000, lens[1][0] = 300000;
     run("two writers, starting over", writer_0, writer_1);
+    if (argc == 1)
+        return 0;
+
+    /* With an argument: minutes. */
+    set(LARGE, REWIND + 4096, 2, 1);
+    lens[0][0] = 300000, lens[1][0] = 300000, lens[1][1] = 300000;
+    run("two writers, starting over twice", writer_0, writer_1);
+    set(SMALL, SMALL - 32, 2, 1);
+    lens[0][0] = 32, lens[0][1] = 16, lens[1][0] = 16, lens[1][1] = 32;
+    run("two writers of two, around the end", writer_0, writer_1);
     return 0;
 }
