@@ -61,16 +61,11 @@ kafka_async_mutant(mutant_head_relaxed model_ring ka_ring.c "&ring->head, pos, m
 kafka_async_mutant(mutant_fits_relaxed model_ring ka_ring.c "(&ring->head, memory_order_acquire)" "(&ring->head, memory_order_relaxed)")
 kafka_async_mutant(mutant_seen_relaxed model_ring ka_ring.c
   "if (end - atomic_load_explicit(&ring->head_seen, memory_order_acquire)" "if (end - atomic_load_explicit(&ring->head_seen, memory_order_relaxed)")
-kafka_async_mutant(mutant_see_relaxed model_ring ka_ring.c
-  "memory_order_acq_rel, memory_order_acquire))\n        continue" "memory_order_relaxed, memory_order_relaxed))\n        continue")
 kafka_async_mutant(mutant_over_relaxed model_ring ka_ring.c
   "memory_order_release, memory_order_relaxed))\n            pos = lap" "memory_order_relaxed, memory_order_relaxed))\n            pos = lap")
-kafka_async_mutant(mutant_tail_relaxed model_ring ka_ring.c
-  "tail = atomic_load_explicit(&ring->tail, memory_order_acquire), pos" "tail = atomic_load_explicit(&ring->tail, memory_order_relaxed), pos")
 kafka_async_mutant(mutant_reserve_relaxed model_ring ka_ring.c
   "memory_order_acq_rel,\n                                                         memory_order_acquire))" "memory_order_relaxed, memory_order_relaxed))")
 kafka_async_mutant(mutant_no_bit model_ring ka_ring.c "lap | STARTED_OVER," "lap,")
-kafka_async_mutant(mutant_no_second_look model_ring ka_ring.c "if (now == tail)" "if (1)")
 kafka_async_mutant(mutant_no_zeros model_ring ka_ring.c "memset(ring->memory + offset, 0, first);" "")
 kafka_async_mutant(mutant_late_zeros model_ring ka_ring.c "memset(ring->memory, 0, len - first);" "")
 kafka_async_mutant(mutant_no_notify_fence model_wake ka_wake.h "    atomic_thread_fence(memory_order_seq_cst);\n    if" "    if")
