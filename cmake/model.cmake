@@ -61,6 +61,8 @@ kafka_async_mutant(mutant_head_relaxed model_ring ka_ring.c "&ring->head, pos, m
 kafka_async_mutant(mutant_fits_relaxed model_ring ka_ring.c "(&ring->head, memory_order_acquire)" "(&ring->head, memory_order_relaxed)")
 kafka_async_mutant(mutant_seen_relaxed model_ring ka_ring.c
   "if (end - atomic_load_explicit(&ring->head_seen, memory_order_acquire)" "if (end - atomic_load_explicit(&ring->head_seen, memory_order_relaxed)")
+kafka_async_mutant(mutant_see_relaxed model_ring ka_ring.c
+  "memory_order_acq_rel, memory_order_acquire))\n        continue" "memory_order_relaxed, memory_order_relaxed))\n        continue")
 kafka_async_mutant(mutant_over_relaxed model_ring ka_ring.c
   "memory_order_release, memory_order_relaxed))\n            pos = lap" "memory_order_relaxed, memory_order_relaxed))\n            pos = lap")
 kafka_async_mutant(mutant_reserve_relaxed model_ring ka_ring.c

@@ -410,6 +410,8 @@ void model_run(const model_scenario *s)
         free(threads[i].stack);
         threads[i].stack = NULL;
     }
+    for (int i = 0; i < region_count; i++) /* for the next scenario */
+        memset((void *)regions[i].begin, 0, regions[i].end - regions[i].begin);
     region_count = 0;
     owned = 0;
     printf("ok %s: %" PRIu64 " states, %" PRIu64 " paths\n", s->name, states, executions);

@@ -14,6 +14,7 @@ static _Atomic int64_t
 static uint64_t capacity, start;
 static int64_t admitted;
 static uint64_t lens[2][MOST]; /* 0: no more */
+static uint64_t filler;        /* an entry that is there before all others; 0: none */
 static int batch;              /* entries that are read before they are released together */
 
 static void init(void)
@@ -24,6 +25,8 @@ static void init(void)
     atomic_init(&ring.head_seen, start);
     atomic_init(&ring.head, start);
     atomic_init(&room, admitted);
+    if (filler)
+        kai_ring_commit(kai_ring_reserve(&ring, filler), filler);
     model_share("tail", &ring.tail, WORD);
     model_share("head_seen", &ring.head_seen, WORD);
     model_share("head", &ring.head, WORD);
@@ -138,6 +141,8 @@ static void read_all(void)
     uint64_t pos = kai_ring_head(&ring), *entry;
     int next[2] = {0, 0}, held = 0;
 
+    if (filler && kai_ring_next(&ring, &pos))
+        give_back(&pos, 0);
     for (int n = total(); n; n--) {
         while (!(entry = kai_ring_next(&ring, &pos))) {
             if (held)
@@ -175,6 +180,7 @@ static void set(uint64_t size, uint64_t at, int64_t messages, int together)
     start = at;
     admitted = messages;
     batch = together;
+    filler = 0;
     for (int i = 0; i < 2 * MOST; i++)
         lens[i / MOST][i % MOST] = 0;
 }
@@ -202,6 +208,10 @@ int main(int argc, char **argv)
     set(SMALL, SMALL - 32, 2, 1);
     lens[0][0] = 32, lens[1][0] = 16, lens[1][1] = 32;
     run("two writers, around the end", writer_0, writer_1);
+    set(SMALL, SMALL, 0, 1);
+    filler = SMALL - HEADER;
+    lens[0][0] = 32, lens[1][0] = 16;
+    run("two writers, no admission", writer_0, writer_1);
     set(LARGE, REWIND + 4096, 2, 1);
     lens[0][0] = 300000, lens[1][0] = 300000;
     run("two writers, starting over", writer_0, writer_1);
