@@ -63,7 +63,7 @@ static void look_up(fuzz_input *in)
 static void walk(int all)
 {
     const partition *p, *last = NULL;
-    int seen = 0, wanted = 0;
+    int seen = 0, expected = 0;
 
     for (place at = {0}; (p = kai_partition_next(c, &at, all)); last = p, seen++) {
         FUZZ_CHECK(all || p->told);
@@ -71,8 +71,8 @@ static void walk(int all)
                    (last->topic_number == p->topic_number && last->number < p->number));
     }
     for (int i = 0; i < count; i++)
-        wanted += all || table[i].p->told;
-    FUZZ_CHECK(seen == wanted);
+        expected += all || table[i].p->told;
+    FUZZ_CHECK(seen == expected);
 }
 
 static int run_nothing(consumer_command *command)
