@@ -121,8 +121,11 @@ void kai_on_error(rd_kafka_t *rk, int code, const char *reason, void *opaque)
         kai_push_failure(c, NULL, KA_OFFSET_NONE, &error);
         break;
     case RD_KAFKA_RESP_ERR__AUTHENTICATION:
-        kai_report(c, NULL, KA_OFFSET_NONE, code, reason);
-        break;
+        if (!strstr(reason, "acquire SASL OAUTHBEARER token") || !kai_sasl_has_token(&c->sasl)) {
+            kai_report(c, NULL, KA_OFFSET_NONE, code, reason);
+            break;
+        } /* the one that it has still serves, and it asks again */
+        /* FALLTHROUGH */
     default:
         if (!kai_err_is_logged(code))
             kai_consumer_log(c, LOG_ERR, rd_kafka_err2name(code), reason);
