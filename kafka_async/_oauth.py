@@ -13,13 +13,15 @@ from collections.abc import Awaitable, Callable, Mapping
 from types import CoroutineType
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
 
-from kafka_async import _log
+from kafka_async import _log, _unsecured
 from kafka_async._native import ffi, lib
 from kafka_async.config import Config, config_error
 
 if TYPE_CHECKING:
     from kafka_async._wait import Waits
 
+_UNSECURED = "enable.sasl.oauthbearer.unsecure.jwt"
+_DESCRIPTION = "sasl.oauthbearer.config"
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
 _EXTENSION_NAME = re.compile(r"[A-Za-z]+")
 _EXTENSION_VALUE = re.compile(r"[\x20-\x7e\t\r\n]*")
@@ -93,12 +95,13 @@ def make_tokens(conf: Config, on_oauth: OnOAuth | OnOAuthAsync | None, waits: Wa
     wanted = secured and (conf.get("sasl.mechanisms") or "").upper() == "OAUTHBEARER"
     own = _own_tokens(conf)
     if on_oauth is None:
+        if wanted and own == _UNSECURED and _unsecured.is_needed():
+            return _unsecured_tokens(conf)
         if wanted and own is None:
             raise config_error(
                 "sasl.mechanisms",
                 "config: 'sasl.mechanisms' OAUTHBEARER needs tokens: give on_oauth, a function that returns them, or "
-                "set 'sasl.oauthbearer.method' to 'oidc' (for tests without security: "
-                "'enable.sasl.oauthbearer.unsecure.jwt' to True)",
+                f"set 'sasl.oauthbearer.method' to 'oidc' (for tests without security: {_UNSECURED!r} to True)",
             )
         return None
     if not callable(on_oauth):
@@ -112,7 +115,7 @@ def make_tokens(conf: Config, on_oauth: OnOAuth | OnOAuthAsync | None, waits: Wa
         )
     if own is not None:
         raise config_error(own, f"config: {own!r} and on_oauth exclude each other: librdkafka would make the tokens")
-    tokens = Tokens(on_oauth, conf.get("sasl.oauthbearer.config") or "")
+    tokens = Tokens(on_oauth, conf.get(_DESCRIPTION) or "")
     if tokens.is_async and not waits.awaits:
         raise _not_awaited(on_oauth)
     return tokens
@@ -120,9 +123,16 @@ def make_tokens(conf: Config, on_oauth: OnOAuth | OnOAuthAsync | None, waits: Wa
 
 def _own_tokens(conf: Config) -> str | None:
     """Name the property by which librdkafka makes tokens itself."""
-    if conf.get("enable.sasl.oauthbearer.unsecure.jwt") == "true":
-        return "enable.sasl.oauthbearer.unsecure.jwt"
+    if conf.get(_UNSECURED) == "true":
+        return _UNSECURED
     return "sasl.oauthbearer.method" if conf.get("sasl.oauthbearer.method") == "oidc" else None
+
+
+def _unsecured_tokens(conf: Config) -> Tokens:
+    description = conf.get(_DESCRIPTION) or ""
+    check_answer(_unsecured.mint(description))
+    conf.unset(_UNSECURED)
+    return Tokens(_unsecured.mint, description)
 
 
 class _Source:

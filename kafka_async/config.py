@@ -193,6 +193,16 @@ class Config:
             length = lib.ka_conf_get(self.native, name.encode(), buf, length + 1)
         return None if length < 0 else ffi.string(buf).decode()
 
+    def unset(self, name: str) -> None:
+        """Switch a property off that librdkafka must not act upon.
+
+        Parameters
+        ----------
+        name : str
+            The property, a boolean.
+        """
+        self._set(name, False)
+
     def number(self, name: str, default: int) -> int:
         """Read a numeric property back.
 
