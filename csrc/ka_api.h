@@ -153,10 +153,10 @@ int ka_wait_oauth(ka_oauth *o, int64_t timeout_us);
 int ka_try_oauth(ka_oauth *o);
 /* Ring this bell when one is wanted, or no more are. */
 void ka_oauth_hang(ka_oauth *o, ka_bell *bell);
-/* Answer with a token; all of it is copied. expires_ms is since the epoch. extensions: count strings, each name followed
- * by its value. A token that librdkafka refuses fails. KA_CLOSED, KA_FORKED, KA_NOMEM. */
+/* Answer with a token; all of it is copied. expires_ms is since the epoch. extensions: names and values in turn, a NUL
+ * behind each. A token that librdkafka refuses, or that finds no memory, fails. KA_CLOSED, KA_FORKED. */
 int ka_oauth_give(ka_oauth *o, const char *token, int64_t expires_ms, const char *principal,
-                  const char *const *extensions, int64_t count);
+                  const char *extensions, int64_t extensions_len);
 /* Answer that there is none; librdkafka asks again after 10 s. reason (copied) goes into its error. */
 int ka_oauth_fail(ka_oauth *o, const char *reason);
 void ka_oauth_release(ka_oauth *o);

@@ -9,13 +9,22 @@
 #include "ka_conf.h"
 #include "ka_worker.h"
 
-/* What the application answered; owned by whoever holds it. */
+/* What the application answered, in one piece of memory; owned by whoever holds it. */
 typedef struct {
-    char *token; /* NULL: it failed, and text says why */
-    char *text;  /* or the principal */
-    char **extensions;
-    int64_t parts, expires_ms;
+    int64_t expires_ms;
+    const char *token; /* NULL: it failed, and text says why */
+    const char *text;  /* or the principal */
+    size_t parts;
+    const char *extensions[]; /* behind them, all texts */
 } answer;
+
+static answer no_memory = {.text = "out of memory"};
+
+static void discard(answer *a)
+{
+    if (a != &no_memory)
+        free(a);
+}
 
 struct ka_oauth {
     _Atomic int references; /* the application's, the client's */
@@ -33,18 +42,6 @@ struct ka_oauth {
 static int is_foreign(const ka_oauth *o)
 {
     return o->process != atomic_load_explicit(&kai_process, memory_order_relaxed);
-}
-
-static void free_answer(answer *a)
-{
-    if (!a)
-        return;
-    for (int64_t i = 0; a->extensions && i < a->parts; i++)
-        free(a->extensions[i]);
-    free(a->extensions);
-    free(a->token);
-    free(a->text);
-    free(a);
 }
 
 ka_oauth *ka_oauth_new(void)
@@ -65,7 +62,7 @@ static void unreference(ka_oauth *o)
 {
     if (atomic_fetch_sub(&o->references, 1) > 1)
         return;
-    free_answer(o->mailbox);
+    discard(o->mailbox);
     kai_wake_fini(&o->wanted);
     pthread_mutex_destroy(&o->lock);
     free(o);
@@ -120,61 +117,64 @@ static int post(ka_oauth *o, answer *a)
         status = KA_OK;
     }
     pthread_mutex_unlock(&o->lock);
-    free_answer(a);
+    discard(a);
     return status;
 }
 
-/* NULL: no memory. */
-static answer *new_answer(const char *token, const char *text)
+static const char *append(char **to, const char *text, size_t len)
 {
-    answer *a = calloc(1, sizeof *a);
+    const char *at = memcpy(*to, text, len);
 
-    if (!a)
-        return NULL;
-    a->token = token ? strdup(token) : NULL;
-    a->text = strdup(text);
-    if ((!token || a->token) && a->text)
-        return a;
-    free_answer(a);
-    return NULL;
+    *to += len;
+    return at;
 }
 
-/* 0: no memory. */
-static int add_extensions(answer *a, const char *const *parts, int64_t count)
+static size_t count_texts(const char *texts, size_t len)
 {
-    a->extensions = calloc((size_t)count + 1, sizeof *a->extensions);
-    if (!a->extensions)
-        return 0;
-    for (a->parts = 0; a->parts < count; a->parts++)
-        if (!(a->extensions[a->parts] = strdup(parts[a->parts])))
-            return 0;
-    return 1;
+    size_t count = 0;
+
+    for (size_t i = 0; i < len; i++)
+        count += texts[i] == '\0';
+    return count;
+}
+
+/* no_memory where there is none: librdkafka would wait for an answer for ever. */
+static answer *new_answer(const char *token, const char *text, const char *extensions, size_t len)
+{
+    size_t parts = count_texts(extensions, len), token_len = token ? strlen(token) + 1 : 0,
+           text_len = strlen(text) + 1;
+    answer *a = malloc(sizeof *a + parts * sizeof *a->extensions + token_len + text_len + len);
+    char *to;
+
+    if (!a)
+        return &no_memory;
+    to = (char *)(a->extensions + parts);
+    a->parts = parts;
+    a->token = token ? append(&to, token, token_len) : NULL;
+    a->text = append(&to, text, text_len);
+    for (size_t i = 0; i < parts; i++) {
+        a->extensions[i] = append(&to, extensions, strlen(extensions) + 1);
+        extensions += strlen(extensions) + 1;
+    }
+    return a;
 }
 
 int ka_oauth_give(ka_oauth *o, const char *token, int64_t expires_ms, const char *principal,
-                  const char *const *extensions, int64_t count)
+                  const char *extensions, int64_t extensions_len)
 {
     answer *a;
 
     if (is_foreign(o))
         return KA_FORKED;
-    a = new_answer(token, principal);
-    if (!a || !add_extensions(a, extensions, count)) {
-        free_answer(a);
-        return KA_NOMEM;
-    }
-    a->expires_ms = expires_ms;
+    a = new_answer(token, principal, extensions, (size_t)extensions_len);
+    if (a != &no_memory)
+        a->expires_ms = expires_ms;
     return post(o, a);
 }
 
 int ka_oauth_fail(ka_oauth *o, const char *reason)
 {
-    answer *a;
-
-    if (is_foreign(o))
-        return KA_FORKED;
-    a = new_answer(NULL, reason);
-    return a ? post(o, a) : KA_NOMEM;
+    return is_foreign(o) ? KA_FORKED : post(o, new_answer(NULL, reason, NULL, 0));
 }
 
 void kai_sasl_configure(kai_sasl *sasl, ka_oauth *oauth, ka_conf *conf,
@@ -220,15 +220,15 @@ static answer *take(ka_oauth *o)
 }
 
 /* What librdkafka says of a token that it refuses may quote it. */
-static void hand_over(ka_oauth *o, rd_kafka_t *rk, const answer *a)
+static void hand_over(ka_oauth *o, rd_kafka_t *rk, answer *a)
 {
     const char *reason = a->text;
     char text[512];
 
     if (a->token) {
         reason = "the token had expired when librdkafka got it, or is malformed";
-        if (rd_kafka_oauthbearer_set_token(rk, a->token, a->expires_ms, a->text,
-                                           (const char **)a->extensions, (size_t)a->parts, text,
+        if (rd_kafka_oauthbearer_set_token(rk, a->token, a->expires_ms, a->text, a->extensions,
+                                           a->parts, text,
                                            sizeof text) == RD_KAFKA_RESP_ERR_NO_ERROR) {
             o->expires_ms = a->expires_ms;
             return;
@@ -244,7 +244,7 @@ int kai_sasl_serve(const kai_sasl *sasl, rd_kafka_t *rk)
 
     if (a)
         hand_over(sasl->oauth, rk, a);
-    free_answer(a);
+    discard(a);
     return served || a;
 }
 
@@ -260,7 +260,7 @@ int kai_sasl_has_token(const kai_sasl *sasl)
 static void close_mailbox(ka_oauth *o)
 {
     pthread_mutex_lock(&o->lock);
-    free_answer(o->mailbox);
+    discard(o->mailbox);
     o->mailbox = NULL;
     o->worker = NULL;
     pthread_mutex_unlock(&o->lock);

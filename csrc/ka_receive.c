@@ -108,6 +108,12 @@ void kai_report(ka_consumer *c, partition *p, int64_t offset, rd_kafka_resp_err_
         kai_push_failure(c, p, offset, &error);
 }
 
+/* That the next token of OAUTHBEARER could not be had, while there is one: it is asked for again. */
+static int passes(const ka_consumer *c, const char *reason)
+{
+    return strstr(reason, "acquire SASL OAUTHBEARER token") && kai_sasl_has_token(&c->sasl);
+}
+
 void kai_on_error(rd_kafka_t *rk, int code, const char *reason, void *opaque)
 {
     ka_consumer *c = opaque;
@@ -121,11 +127,11 @@ void kai_on_error(rd_kafka_t *rk, int code, const char *reason, void *opaque)
         kai_push_failure(c, NULL, KA_OFFSET_NONE, &error);
         break;
     case RD_KAFKA_RESP_ERR__AUTHENTICATION:
-        if (!strstr(reason, "acquire SASL OAUTHBEARER token") || !kai_sasl_has_token(&c->sasl)) {
+        if (passes(c, reason))
+            kai_consumer_log(c, LOG_WARNING, rd_kafka_err2name(code), reason);
+        else
             kai_report(c, NULL, KA_OFFSET_NONE, code, reason);
-            break;
-        } /* the one that it has still serves, and it asks again */
-        /* FALLTHROUGH */
+        break;
     default:
         if (!kai_err_is_logged(code))
             kai_consumer_log(c, LOG_ERR, rd_kafka_err2name(code), reason);

@@ -130,8 +130,8 @@ class lib:
         token: ffi.CData | bytes,
         expires_ms: int,
         principal: ffi.CData | bytes,
-        extensions: ffi.CData,
-        count: int,
+        extensions: ffi.CData | bytes,
+        extensions_len: int,
         /,
     ) -> int: ...
     @staticmethod

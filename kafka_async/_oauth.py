@@ -24,7 +24,7 @@ _UNSECURED = "enable.sasl.oauthbearer.unsecure.jwt"
 _DESCRIPTION = "sasl.oauthbearer.config"
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
 _EXTENSION_NAME = re.compile(r"[A-Za-z]+")
-_EXTENSION_VALUE = re.compile(r"[\x20-\x7e\t\r\n]*")
+_EXTENSION_VALUE = re.compile(r"[\x20-\x7e\t\r\n]+")  # Kafka refuses an empty one
 _A_YEAR_S = 366 * 86_400
 _FAR_S = 1e11  # the year 5138: milliseconds, rather
 _LONGEST_REASON = 400
@@ -168,14 +168,14 @@ class _Line:
     def give(self, answer: object) -> None:
         """Pass an answer on, or raise what is wrong with it."""
         token = check_answer(answer)
-        texts = [ffi.new("char[]", text.encode()) for pair in (token.extensions or {}).items() for text in pair]
+        extensions = "".join(f"{name}\0{value}\0" for name, value in (token.extensions or {}).items()).encode()
         lib.ka_oauth_give(
             self.native,
             token.token.encode(),
             math.floor(token.expires_at * 1000),
             token.principal.encode(),
-            ffi.new("const char *[]", texts),
-            len(texts),
+            extensions,
+            len(extensions),
         )
 
     def fail(self, error: BaseException) -> None:
@@ -357,4 +357,4 @@ def _check_extensions(extensions: object) -> None:
         if not isinstance(name, str) or not _EXTENSION_NAME.fullmatch(name) or name == "auth":
             raise ValueError(f"on_oauth: extension {name!r}: names are letters A to Z and a to z, and not 'auth'")
         if not isinstance(value, str) or not _EXTENSION_VALUE.fullmatch(value):
-            raise ValueError(f"on_oauth: the value of extension {name!r} must be str of ASCII characters")
+            raise ValueError(f"on_oauth: the value of extension {name!r} must be ASCII characters, at least one")

@@ -127,7 +127,7 @@ class Objects:
             "ka_oauth_new": lambda: (),
             "ka_try_oauth": lambda: (self.oauth(),),
             "ka_oauth_hang": lambda: (self.oauth(), self.bell()),
-            "ka_oauth_give": lambda: (self.oauth(), b"token", 1, b"", none, 0),
+            "ka_oauth_give": lambda: (self.oauth(), b"token", 1, b"", b"a\0b\0", 4),
             "ka_oauth_fail": lambda: (self.oauth(), b"reason"),
             "ka_oauth_release": lambda: (lib.ka_oauth_new(),),
             "ka_wait_oauth": lambda: (self.oauth(), 0),

@@ -277,6 +277,7 @@ def test_callback_that_is_not_callable_is_refused() -> None:
         ((SECRET, LATER, "", {"logical-cluster": SECRET}), "extension 'logical-cluster'"),
         ((SECRET, LATER, "", {1: SECRET}), "extension 1"),
         ((SECRET, LATER, "", {"a": 5}), "value of extension 'a'"),
+        ((SECRET, LATER, "", {"a": ""}), "at least one"),
         ((SECRET, LATER, "", {"a": SECRET + "\0"}), "value of extension 'a'"),
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, str) else "",

@@ -63,7 +63,7 @@ def mint(lifetime_s: float = 3600, *, valid_s: float | None = None, principal: s
 
     now = time.time()
     claims = {"sub": principal, "iat": now - 100, "exp": now + (lifetime_s if valid_s is None else valid_s)}
-    return OAuthToken(f"{part({'alg': 'none'})}.{part(claims)}.", now + lifetime_s, principal)
+    return OAuthToken(f"{part({'alg': 'none'})}.{part(claims)}.", now + lifetime_s, principal, {"traceId": "a b"})
 
 
 class Short:
