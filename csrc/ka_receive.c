@@ -108,10 +108,12 @@ void kai_report(ka_consumer *c, partition *p, int64_t offset, rd_kafka_resp_err_
         kai_push_failure(c, p, offset, &error);
 }
 
-/* That the next token of OAUTHBEARER could not be had, while there is one: it is asked for again. */
+/* What librdkafka calls a failure to authenticate, and is none: that the next token of OAUTHBEARER could not be had,
+ * while there is one; that the connection was lost before the broker had said anything. */
 static int passes(const ka_consumer *c, const char *reason)
 {
-    return strstr(reason, "acquire SASL OAUTHBEARER token") && kai_sasl_has_token(&c->sasl);
+    return (strstr(reason, "acquire SASL OAUTHBEARER token") && kai_sasl_has_token(&c->sasl)) ||
+           strstr(reason, "mechanism handshake failed: Local: ");
 }
 
 void kai_on_error(rd_kafka_t *rk, int code, const char *reason, void *opaque)
