@@ -139,6 +139,28 @@ void ka_command_hang(ka_command *command, ka_bell *bell);
 int64_t ka_command_value(const ka_command *command);
 void ka_command_release(ka_command *command);
 
+/* ---------------------------------------------------------------- tokens (ka_oauth.c) */
+
+/* How the application gives tokens of SASL/OAUTHBEARER to one producer or consumer. Made before that, and named in
+ * its options, it may be used and released before and after it. Owned: ka_oauth_release(). */
+typedef struct ka_oauth ka_oauth;
+
+/* NULL: no memory. */
+ka_oauth *ka_oauth_new(void);
+/* Wait until a token is wanted, and take note of that: KA_OK is returned once for each, and is to be answered by
+ * ka_oauth_give() or ka_oauth_fail(). KA_CLOSED: no more are wanted. KA_TIMEOUT, KA_INTERRUPTED, KA_FORKED. */
+int ka_wait_oauth(ka_oauth *o, int64_t timeout_us);
+int ka_try_oauth(ka_oauth *o);
+/* Ring this bell when one is wanted, or no more are. */
+void ka_oauth_hang(ka_oauth *o, ka_bell *bell);
+/* Answer with a token; all of it is copied. expires_ms is since the epoch. extensions: names and values in turn, a NUL
+ * behind each. A token that librdkafka refuses, or that finds no memory, fails. KA_CLOSED, KA_FORKED. */
+int ka_oauth_give(ka_oauth *o, const char *token, int64_t expires_ms, const char *principal,
+                  const char *extensions, int64_t extensions_len);
+/* Answer that there is none; librdkafka asks again after 10 s. reason (copied) goes into its error. */
+int ka_oauth_fail(ka_oauth *o, const char *reason);
+void ka_oauth_release(ka_oauth *o);
+
 /* ---------------------------------------------------------------- producer (ka_producer.c) */
 
 typedef struct ka_producer ka_producer;
@@ -164,6 +186,7 @@ typedef struct {
     const char *topic;        /* of ka_producer_send(), copied; NULL: none */
     int32_t idle;             /* KA_IDLE_*: how the worker waits */
     int32_t bound, cpu;       /* bound 1: the worker runs on this CPU alone, counted from 0 */
+    ka_oauth *oauth;          /* borrowed; NULL: the application gives no tokens */
 } ka_producer_options;
 
 typedef struct {
@@ -346,6 +369,7 @@ typedef struct {
     int32_t callbacks;      /* KA_ON_*: what the application is told of rebalances */
     int32_t idle;           /* KA_IDLE_*: how ka_wait_consumer_ready() waits; WARM is as PARK */
     int32_t bound, cpu;     /* bound 1: the worker runs on this CPU alone, counted from 0 */
+    ka_oauth *oauth;        /* borrowed; NULL: the application gives no tokens */
 } ka_consumer_options;
 
 /* Rebalance callbacks, as a mask, and which one is due. A loss is told as KA_ON_LOST only. */

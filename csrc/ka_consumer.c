@@ -158,6 +158,7 @@ void kai_consumer_unreference(ka_consumer *c)
         rd_kafka_topic_partition_list_destroy(c->subscription);
     kai_control_fini(&c->control);
     kai_trouble_fini(&c->trouble);
+    kai_sasl_fini(&c->sasl);
     kai_wake_fini(&c->worker.wake);
     kai_wake_fini(&c->ready);
     pthread_mutex_destroy(&c->lock);
@@ -177,6 +178,13 @@ static void on_event(rd_kafka_t *rk, void *opaque)
 {
     (void)rk;
     kai_wake_notify(&((ka_consumer *)opaque)->worker.wake);
+}
+
+/* Runs on the worker. */
+static void on_token_wanted(rd_kafka_t *rk, const char *config, void *opaque)
+{
+    (void)rk, (void)config;
+    kai_sasl_ask(&((ka_consumer *)opaque)->sasl);
 }
 
 /* What has_room() lets in, the last message on top, errors, and the gap at the end of a lap. */
@@ -269,6 +277,7 @@ ka_consumer *ka_wait_consumer_open(ka_conf *conf, const ka_consumer_options *opt
     rd_kafka_conf_set_error_cb(conf->rd, kai_on_error);
     rd_kafka_conf_set_offset_commit_cb(conf->rd, kai_on_commit);
     kai_trouble_watch(conf);
+    kai_sasl_configure(&c->sasl, options->oauth, conf, on_token_wanted);
     c->rk = kai_conf_create(conf, RD_KAFKA_CONSUMER, c, options->log, NULL, err);
     if (!c->rk)
         return give_up(c, err, RD_KAFKA_RESP_ERR_NO_ERROR, NULL);
@@ -277,8 +286,10 @@ ka_consumer *ka_wait_consumer_open(ka_conf *conf, const ka_consumer_options *opt
     c->messages = rd_kafka_queue_new(c->rk);
     rd_kafka_queue_cb_event_enable(c->events, on_event, c);
     rd_kafka_queue_cb_event_enable(c->messages, on_event, c);
+    kai_sasl_open(&c->sasl, c->rk, &c->worker.wake, on_event, c);
     error = kai_worker_start(&c->worker);
     if (error) {
+        kai_sasl_close(&c->sasl);
         rd_kafka_queue_destroy(c->events);
         rd_kafka_queue_destroy(c->messages);
         rd_kafka_destroy(c->rk);

@@ -44,6 +44,7 @@
 #include "ka_command.h"
 #include "ka_headers.h"
 #include "ka_hist.h"
+#include "ka_oauth.h"
 #include "ka_ring.h"
 #include "ka_trouble.h"
 #include "ka_wake.h"
@@ -232,6 +233,7 @@ struct ka_consumer {
     int64_t wanted_count;
     int64_t discover_ns;
     _Atomic int lookup;
+    kai_sasl sasl;
     kai_control control;
 };
 

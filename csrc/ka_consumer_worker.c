@@ -16,6 +16,7 @@ static void close_down(ka_consumer *c)
     kai_commits_hurry(c);
     kai_rebalances_drop(c);
     kai_offsets_store(c);
+    kai_sasl_close(&c->sasl); /* what librdkafka does from here on, this thread waits for */
     rd_kafka_queue_cb_event_enable(c->events, NULL, NULL);
     rd_kafka_queue_cb_event_enable(c->messages, NULL, NULL);
     rd_kafka_queue_destroy(c->events);
@@ -46,7 +47,7 @@ int64_t kai_consumer_step(void *self)
         return KAI_STEP_END;
     }
     if (kai_rebalances_serve(c) + kai_commands_run(c) + kai_receive(c) + kai_discover(c) +
-        kai_commits_serve(c) + kai_tell_trouble(c))
+        kai_commits_serve(c) + kai_tell_trouble(c) + kai_sasl_serve(&c->sasl, c->rk))
         return KAI_STEP_AGAIN;
     now = kai_now_ns();
     next = sooner(sooner(kai_nudge(c), kai_seek_all(c, now)),

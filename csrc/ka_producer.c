@@ -313,6 +313,7 @@ void kai_producer_unreference(ka_producer *p)
     free(p->topic_chunks);
     kai_control_fini(&p->control);
     kai_trouble_fini(&p->trouble);
+    kai_sasl_fini(&p->sasl);
     kai_wake_fini(&p->worker.wake);
     kai_wake_fini(&p->room_freed);
     kai_wake_fini(&p->progressed);
@@ -339,6 +340,13 @@ static void on_event(rd_kafka_t *rk, void *opaque)
 {
     (void)rk;
     kai_wake_notify(&((ka_producer *)opaque)->worker.wake);
+}
+
+/* Runs on the worker. */
+static void on_token_wanted(rd_kafka_t *rk, const char *config, void *opaque)
+{
+    (void)rk, (void)config;
+    kai_sasl_ask(&((ka_producer *)opaque)->sasl);
 }
 
 /* Small, so that there is something to evict; enough for full requests on their way. */
@@ -452,13 +460,16 @@ ka_producer *ka_wait_producer_open(ka_conf *conf, const ka_producer_options *opt
     p->default_topic = options->topic ? ka_producer_topic(p, options->topic) : -1;
     rd_kafka_conf_set_events(conf->rd, RD_KAFKA_EVENT_DR | RD_KAFKA_EVENT_ERROR);
     kai_trouble_watch(conf);
+    kai_sasl_configure(&p->sasl, options->oauth, conf, on_token_wanted);
     p->rk = kai_conf_create(conf, RD_KAFKA_PRODUCER, p, options->log, kai_hops_watch, err);
     if (!p->rk)
         return abandon(p, err, RD_KAFKA_RESP_ERR_NO_ERROR, NULL);
     p->events = rd_kafka_queue_get_main(p->rk);
     rd_kafka_queue_cb_event_enable(p->events, on_event, p);
+    kai_sasl_open(&p->sasl, p->rk, &p->worker.wake, on_event, p);
     error = kai_worker_start(&p->worker);
     if (error) {
+        kai_sasl_close(&p->sasl);
         rd_kafka_queue_destroy(p->events);
         rd_kafka_destroy(p->rk);
         return abandon(p, err, RD_KAFKA_RESP_ERR__CRIT_SYS_RESOURCE, kai_worker_refusal(error));

@@ -44,6 +44,7 @@
 #include "ka_failure.h"
 #include "ka_headers.h"
 #include "ka_hist.h"
+#include "ka_oauth.h"
 #include "ka_results.h"
 #include "ka_ring.h"
 #include "ka_trouble.h"
@@ -240,6 +241,7 @@ struct ka_producer {
     int64_t purged_before;
     int closing_began; /* the abort of an open transaction was asked for */
 
+    kai_sasl sasl;
     kai_control control;
     _Atomic int overriding; /* a job that overrides linger is queued or running */
 };

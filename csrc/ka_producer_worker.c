@@ -122,6 +122,7 @@ static int64_t serve_close(ka_producer *p)
     kai_write_off(p);
     atomic_store(&p->lost, count_lost(p));
     rd_kafka_set_log_level(p->rk, LOG_EMERG); /* how its threads end is nobody's concern */
+    kai_sasl_close(&p->sasl);                 /* until now what is left needs connections */
     kai_results_close(&p->results);
     atomic_store(&p->state, CLOSED_DOWN);
     kai_producer_disown(p); /* not at the end, which librdkafka's threads may hold up */
@@ -147,7 +148,7 @@ static int64_t earlier(int64_t a, int64_t b)
 int64_t kai_producer_step(void *self)
 {
     ka_producer *p = self;
-    int drained = kai_drain_ring(p), served = kai_serve_events(p);
+    int drained = kai_drain_ring(p), served = kai_serve_events(p) | kai_sasl_serve(&p->sasl, p->rk);
     int called = kai_serve_calls(p), flushed = serve_flushes(p);
     int64_t next = earlier(earlier(p->record_due_ns, p->call_due_ns), kai_serve_timeouts(p));
 

@@ -112,6 +112,14 @@ void kai_report(ka_consumer *c, partition *p, int64_t offset, rd_kafka_resp_err_
         kai_push_failure(c, p, offset, &error);
 }
 
+/* What librdkafka calls a failure to authenticate, and is none: that the next token of OAUTHBEARER could not be had,
+ * while there is one; that the connection was lost before the broker had said anything. */
+static int passes(const ka_consumer *c, const char *reason)
+{
+    return (strstr(reason, "acquire SASL OAUTHBEARER token") && kai_sasl_has_token(&c->sasl)) ||
+           strstr(reason, "mechanism handshake failed: Local: ");
+}
+
 void kai_on_error(rd_kafka_t *rk, int code, const char *reason, void *opaque)
 {
     ka_consumer *c = opaque;
@@ -124,6 +132,12 @@ void kai_on_error(rd_kafka_t *rk, int code, const char *reason, void *opaque)
         error.fatal = 1;
         kai_push_failure(c, NULL, KA_OFFSET_NONE, &error);
         break;
+    case RD_KAFKA_RESP_ERR__AUTHENTICATION:
+        if (passes(c, reason)) {
+            kai_consumer_log(c, LOG_WARNING, rd_kafka_err2name(code), reason);
+            break;
+        }
+        /* FALLTHROUGH */
     default:
         kai_trouble_event(&c->trouble, code, reason, &error);
         if (!kai_err_is_logged(code) || strcmp(error.text, reason) != 0) /* in our words */

@@ -23,6 +23,7 @@ if importlib.util.find_spec("kafka_async._native") is None:
     )
 
 from kafka_async._delivery import Delivery
+from kafka_async._oauth import OAuthToken
 from kafka_async._version import check_librdkafka, librdkafka_version
 from kafka_async.batch import MessageBatch
 from kafka_async.consumer import Consumer
@@ -60,6 +61,7 @@ __all__ = [
     "Message",
     "MessageBatch",
     "MessageTooLarge",
+    "OAuthToken",
     "PartitionEnd",
     "Producer",
     "ProducerHops",

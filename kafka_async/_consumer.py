@@ -14,6 +14,7 @@ from kafka_async._block import BlockReader
 from kafka_async._columns import learn_names
 from kafka_async._idle import Idle, native_idle
 from kafka_async._native import ffi, lib
+from kafka_async._oauth import make_tokens
 from kafka_async._partitions import check_partitions, fetch, to_native
 from kafka_async._rebalance import Rebalancer
 from kafka_async._requests import poll_error, result, settle, state_error
@@ -25,6 +26,7 @@ from kafka_async.message import Message, TopicPartition, check_partition, check_
 from kafka_async.metrics import ConsumerHops, ConsumerMetrics, latency_summary
 
 if TYPE_CHECKING:
+    from kafka_async._oauth import OnOAuth, OnOAuthAsync
     from kafka_async._rebalance import Callback
 
 _consumers: weakref.WeakSet[ConsumerCore] = weakref.WeakSet()
@@ -77,6 +79,7 @@ class ConsumerCore(ABC):
         on_assign: Callback | None = None,
         on_revoke: Callback | None = None,
         on_lost: Callback | None = None,
+        on_oauth: OnOAuth | OnOAuthAsync | None = None,
         idle: Idle = "warm",
         cpu: int | None = None,
         log: bool = True,
@@ -89,6 +92,7 @@ class ConsumerCore(ABC):
         idling = native_idle(idle, cpu)
         self._topics = None if topics is None else _names(topics, group_id)  # to subscribe to
         conf = _config(bootstrap_servers, group_id, config, prefetch_messages, prefetch_bytes)
+        self._tokens = make_tokens(conf, on_oauth, self._waits)
         options = {
             "prefetch_messages": prefetch_messages - prefetch_messages // 2,
             "prefetch_bytes": prefetch_bytes - prefetch_bytes // 2,
@@ -97,6 +101,7 @@ class ConsumerCore(ABC):
             "store_offsets": group_id is not None and conf.get("enable.auto.commit") == "true",
             "default_offset": _START.get(conf.get("auto.offset.reset") or "largest", lib.KA_OFFSET_STORED),
             "callbacks": self._rebalancer.mask(),
+            "oauth": self._tokens.native if self._tokens else ffi.NULL,
             **dict(zip(("idle", "bound", "cpu"), idling, strict=True)),
         }
         self._committed_only = conf.get("isolation.level") == "read_committed"
@@ -122,6 +127,8 @@ class ConsumerCore(ABC):
         self._poller: object = None  # who has the last message in hand
         _consumers.add(self)
         _exit.watch(self)
+        if self._tokens:
+            self._waits.attend(self._tokens)
         self._opened()
         self._closed = False
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import itertools
 import struct
 import threading
-import traceback
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
@@ -283,7 +281,7 @@ class Outcomes(ABC):
             try:
                 self._tell(*result)
             except BaseException:
-                _log_exception()
+                _log.exception("a delivery callback raised an exception")
         return count
 
     def _tell(self, token: int, offset: int, timestamp_ms: int, latency_s: float, code: int, partition: int) -> None:
@@ -414,15 +412,6 @@ def not_awaited(callback: OnDelivery) -> TypeError:
     TypeError
     """
     return TypeError(f"on_delivery {callback!r} is a coroutine function, which nothing awaits: give a plain one")
-
-
-def _log_exception() -> None:
-    """Log the current exception, also past a log handler that raises one itself."""
-    try:
-        _log.logger.exception("a delivery callback raised an exception")
-    except BaseException:
-        with contextlib.suppress(BaseException):
-            traceback.print_exc()
 
 
 def describe(code: int) -> errors.KafkaError:

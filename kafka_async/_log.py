@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import threading
+import traceback
 
 from kafka_async._native import ffi, lib
 
@@ -47,6 +49,21 @@ def stop() -> None:
             lib.ka_log_close()
             _thread.join()
             _thread = None
+
+
+def exception(text: str) -> None:
+    """Log the current exception, also past a log handler that raises one itself.
+
+    Parameters
+    ----------
+    text : str
+        What raised it.
+    """
+    try:
+        logger.exception(text)
+    except BaseException:
+        with contextlib.suppress(BaseException):
+            traceback.print_exc()
 
 
 def _run() -> None:

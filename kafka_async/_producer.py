@@ -16,6 +16,7 @@ from kafka_async._failures import Failures
 from kafka_async._fast import Sender, fast
 from kafka_async._idle import Idle, native_idle
 from kafka_async._native import ffi, lib
+from kafka_async._oauth import make_tokens
 from kafka_async._refusal import Limits, no_topic, state_error
 from kafka_async._transaction import transact
 from kafka_async._trouble import reason
@@ -31,6 +32,7 @@ from kafka_async.metrics import ProducerHops, ProducerMetrics, latency_summary
 
 if TYPE_CHECKING:
     from kafka_async._delivery import OnDelivery
+    from kafka_async._oauth import OnOAuth, OnOAuthAsync
     from kafka_async.message import Headers, Payload
 
     Partitioner = Callable[[str, Payload, Payload, int], int]
@@ -90,6 +92,7 @@ class ProducerCore(Sender, ABC):
         on_full: Literal["raise", "block", "drop_new", "drop_old"] = "raise",
         block_timeout: float | None = None,
         partitioner: Partitioner | None = None,
+        on_oauth: OnOAuth | OnOAuthAsync | None = None,
         idle: Idle | None = None,
         cpu: int | None = None,
         log: bool = True,
@@ -114,6 +117,7 @@ class ProducerCore(Sender, ABC):
         block_timeout = check_timeout(block_timeout, "block_timeout")
         if block_timeout is None and message_timeout_ms > 0:
             block_timeout = message_timeout_ms / 1000
+        self._tokens = make_tokens(conf, on_oauth, self._waits)
         max_message = conf.number("message.max.bytes", 1_000_000)
         self._limits = Limits(queue_messages, queue_bytes, max_message, on_full, block_timeout)
         self._partitioner = partitioner
@@ -137,6 +141,7 @@ class ProducerCore(Sender, ABC):
                 "on_full": _POLICIES[on_full],
                 "count_partitions": partitioner is not None,
                 "topic": name,
+                "oauth": self._tokens.native if self._tokens else ffi.NULL,
             },
         )
         options.idle, options.bound, options.cpu = idling
@@ -153,6 +158,8 @@ class ProducerCore(Sender, ABC):
         self._topic = topic
         self._default_topic = _NO_TOPIC if topic is None else self._topic_number(topic)
         _exit.watch(self)
+        if self._tokens:
+            self._waits.attend(self._tokens)
         self._opened()
         self._stopped = False
 

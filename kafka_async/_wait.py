@@ -7,9 +7,12 @@ import threading
 import time
 from collections.abc import Callable, Coroutine
 from types import CoroutineType
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from kafka_async._native import ffi, lib
+
+if TYPE_CHECKING:
+    from kafka_async._oauth import Tokens
 
 # A signal that arrives inside the native wait ends it at once. One that arrives just before, or that
 # the kernel gave to another thread, does not; the main thread, which runs the handlers, therefore
@@ -174,6 +177,11 @@ def owned(command: ffi.CData) -> ffi.CData:
 class Waits(Protocol):
     """How the core's coroutines wait: on the calling thread, or on an event loop."""
 
+    awaits: bool  # a coroutine that a callback returns
+
+    def attend(self, tokens: Tokens) -> None:
+        """Have the application asked for tokens from now on."""
+
     async def until(
         self, block: Callable[[int], int], look: Callable[[], int], timeout: Deadline | float | None
     ) -> int:
@@ -253,6 +261,11 @@ class _ThreadLock:
 
 
 class _Blocking:
+    awaits = False
+
+    def attend(self, tokens: Tokens) -> None:
+        tokens.start_thread()
+
     async def until(
         self,
         block: Callable[[int], int],

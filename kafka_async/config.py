@@ -188,9 +188,22 @@ class Config:
         str or None
             Its value as librdkafka writes it; None: unset or unknown.
         """
-        buf = ffi.new("char[]", 4096)
-        length = lib.ka_conf_get(self.native, name.encode(), buf, 4096)
+        buf = ffi.new("char[]", size := 4096)
+        length = lib.ka_conf_get(self.native, name.encode(), buf, size)
+        if length >= size:
+            buf = ffi.new("char[]", length + 1)
+            length = lib.ka_conf_get(self.native, name.encode(), buf, length + 1)
         return None if length < 0 else ffi.string(buf).decode()
+
+    def unset(self, name: str) -> None:
+        """Switch a property off that librdkafka must not act upon.
+
+        Parameters
+        ----------
+        name : str
+            The property, a boolean.
+        """
+        self._set(name, False)
 
     def number(self, name: str, default: int) -> int:
         """Read a numeric property back.

@@ -55,6 +55,13 @@ class Consumer(ConsumerCore):
         thread. `on_lost`: they belong to others already, and commits of them fail; without it `on_revoke` is called
         instead. An exception ends the poll after the rebalance went on. With a callback a rebalance waits for the
         next poll; without one it never waits.
+    on_oauth : callable, optional
+        Gives the tokens of SASL/OAUTHBEARER, as ``on_oauth(value)``, where the value is that of
+        ``sasl.oauthbearer.config`` (a str, empty by default). It returns an `OAuthToken`, or a tuple like it, and
+        runs on a thread of its own, ``kafka_async-oauth``: at first, and again when 80 % of a token's lifetime
+        are over. It may take its time, but without a token nothing is read. What it raises is logged
+        with its traceback, so its text must hold no secret, and it is called again in 10 s; a poll raises
+        ConsumerError, unless the last token is still good.
     idle : {"warm", "park", "spin"}, default "warm"
         How a poll waits for a message. "warm" and "park" sleep, which proved best for both CPU and latency.
         "spin" does not: messages come some 10 to 100 us sooner, and the polling thread takes a whole core as long
@@ -67,7 +74,8 @@ class Consumer(ConsumerCore):
     Raises
     ------
     ConfigError
-        A property is unknown, invalid, or set by an argument instead.
+        A property is unknown, invalid, or set by an argument instead; OAUTHBEARER without a source of tokens, or
+        `on_oauth` without OAUTHBEARER.
     ValueError
         An argument is out of range.
     KafkaError

@@ -64,6 +64,12 @@ class Producer(ProducerCore):
         ``partitioner(topic, key, value, partition_count) -> int`` chooses the partition of each message that
         names none. It is called by ``send``, in its thread, before the message is queued, with key and
         value as they were given. By default librdkafka's ``partitioner`` property decides.
+    on_oauth : callable, optional
+        Gives the tokens of SASL/OAUTHBEARER, as ``on_oauth(value)``, where the value is that of
+        ``sasl.oauthbearer.config`` (a str, empty by default). It returns an `OAuthToken`, or a tuple like it, and
+        runs on a thread of its own, ``kafka_async-oauth``: at first, and again when 80 % of a token's lifetime
+        are over. It may take its time, but without a token nothing is sent or read. What it raises is logged
+        with its traceback, so its text must hold no secret, and it is called again in 10 s.
     idle : {"warm", "park", "spin"}, optional
         How the worker waits for messages. "warm", the default: while messages come less than 5 ms apart it looks for
         them in short naps, so that ``send`` need not wake it, which takes 10 to 20 % of a core and delays a message
@@ -79,7 +85,7 @@ class Producer(ProducerCore):
     ------
     ConfigError
         A property is unknown, invalid, or set by an argument instead; a policy that drops with a
-        ``transactional.id``.
+        ``transactional.id``; OAUTHBEARER without a source of tokens, or `on_oauth` without OAUTHBEARER.
     ValueError
         A bound or another argument is out of range.
     KafkaError

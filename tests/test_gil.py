@@ -124,6 +124,13 @@ class Objects:
             "ka_conf_get": lambda: (self.conf, b"client.id", buf, 100),
             "ka_conf_properties": lambda: (buf, 1 << 20),
             "ka_conf_free": lambda: (lib.ka_conf_new(),),
+            "ka_oauth_new": lambda: (),
+            "ka_try_oauth": lambda: (self.oauth(),),
+            "ka_oauth_hang": lambda: (self.oauth(), self.bell()),
+            "ka_oauth_give": lambda: (self.oauth(), b"token", 1, b"", b"a\0b\0", 4),
+            "ka_oauth_fail": lambda: (self.oauth(), b"reason"),
+            "ka_oauth_release": lambda: (lib.ka_oauth_new(),),
+            "ka_wait_oauth": lambda: (self.oauth(), 0),
             "ka_producer_topic": lambda: (p, b"t"),
             "ka_producer_send": lambda: (p, b"v", 1),
             "ka_producer_send_record": lambda: (p, 0, -1, -1, b"v", 1, b"k", 1, b"", 0, 0),
@@ -232,6 +239,9 @@ class Objects:
 
     def bell(self) -> ffi.CData:
         return ffi.gc(lib.ka_bell_new(), lib.ka_bell_release)
+
+    def oauth(self) -> ffi.CData:
+        return ffi.gc(lib.ka_oauth_new(), lib.ka_oauth_release)
 
     def command(self) -> ffi.CData:
         return ffi.gc(lib.ka_consumer_subscribe(self.consumer._native, ffi.NULL, 0), lib.ka_command_release)

@@ -36,6 +36,8 @@ class Consumer(ConsumerCore):
         poll.
     on_assign, on_revoke, on_lost : callable, optional
         As there; they may be coroutine functions, which are awaited inside of the poll.
+    on_oauth : callable, optional
+        As there; a coroutine function is awaited on the event loop, a plain one runs on a thread.
 
     Raises
     ------

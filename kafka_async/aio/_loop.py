@@ -8,11 +8,14 @@ import inspect
 import os
 from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kafka_async import errors
 from kafka_async._native import ffi, lib
 from kafka_async._wait import Deadline, Lock, Result
+
+if TYPE_CHECKING:
+    from kafka_async._oauth import Tokens
 
 _NOT_YET = (lib.KA_TIMEOUT, lib.KA_INTERRUPTED)
 
@@ -81,6 +84,8 @@ class Looped:
         No event loop is running.
     """
 
+    awaits = True
+
     def __init__(self, what: str, pulse: float | None = None) -> None:
         self._what = what
         self._process = os.getpid()
@@ -95,6 +100,7 @@ class Looped:
         self.bell = ffi.gc(bell, lib.ka_bell_release)
         self._waiting: dict[asyncio.Future[int], Callable[[], int]] = {}
         self._serve: Callable[[], bool] | None = None
+        self._attend: Callable[[], object] | None = None
 
     def open(self, serve: Callable[[], bool] | None = None) -> None:
         """Listen to the bell.
@@ -118,6 +124,13 @@ class Looped:
                 f"{type(self.loop).__name__} can't watch a file descriptor (no add_reader()): use another event loop, "
                 "such as asyncio.SelectorEventLoop"
             ) from None
+
+    def attend(self, tokens: Tokens) -> None:
+        if not tokens.is_async:
+            tokens.start_thread()
+            return
+        self._attend = tokens.attendant(self.loop, self.bell)
+        self.loop.call_soon(self._look)  # it may have been due before the bell was armed
 
     def is_foreign(self) -> bool:
         """Tell whether this is the child of a fork, where nothing of the parent's is stopped.
@@ -154,6 +167,7 @@ class Looped:
         if not self.loop.is_closed():
             self.loop.remove_reader(lib.ka_bell_descriptor(self.bell))
             self._look()  # it may have rung since the last time
+        self._attend = None
 
     def call(self, function: Callable[[], object]) -> None:
         """Have a function called on the loop; the caller may be the garbage collector, on any thread.
@@ -201,6 +215,8 @@ class Looped:
         self._look()
 
     def _look(self) -> None:
+        if self._attend is not None and not self.loop.is_closed():
+            self._attend()
         if self._serve is not None and self._serve() and not self.loop.is_closed():
             self.loop.call_soon(self._look)
         for future, look in list(self._waiting.items()):

@@ -115,7 +115,8 @@ class Producer(ProducerCore):
         ``send_nowait`` and ``submit`` raise QueueFull.
     block_timeout : float, optional
         As there.
-
+    on_oauth : callable, optional
+        As there; a coroutine function is awaited on the event loop, a plain one runs on a thread.
     idle : {"park", "warm", "spin"}, optional
         As there; "park" by default: what an awaited send costs is the way to the acknowledgement, which naps prolong.
 
