@@ -1,4 +1,4 @@
-/* kafka_async._fast: the common send without a line of Python.
+/* kafka_async._fast: the common send without a line of Python, and what it takes to own native objects safely.
  *
  * A method that is decorated with fast() stays what it was, but for calls of the form producer.send(value) with
  * value of type bytes: they go to ka_producer_send() at once. What that refuses, and every other form, is the
@@ -36,9 +36,11 @@ static PyObject *sender_attach(PyObject *self, PyObject *args)
     Py_RETURN_NONE;
 }
 
+/* Owner is not shown to the collector of cycles: it would have the native object released before the finalizers
+ * of other objects in the cycle ran, which may call methods of this one. It refers to nothing that could refer back. */
 static int sender_traverse(PyObject *self, visitproc visit, void *arg)
 {
-    Py_VISIT(((sender *)self)->owner);
+    (void)self, (void)visit, (void)arg;
     return 0;
 }
 
@@ -69,6 +71,35 @@ static PyTypeObject sender_type = {
     .tp_dealloc = sender_dealloc,
     .tp_new = PyType_GenericNew,
 };
+
+/* What keep() returns: it keeps an object in the same way, for classes that have no short cut. */
+typedef struct {
+    PyObject base;
+    PyObject *kept; /* owned */
+} keeper;
+
+static void keeper_dealloc(PyObject *self)
+{
+    Py_CLEAR(((keeper *)self)->kept);
+    Py_TYPE(self)->tp_free(self);
+}
+
+static PyTypeObject keeper_type = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "kafka_async._fast.Keeper",
+    .tp_basicsize = sizeof(keeper),
+    .tp_flags = Py_TPFLAGS_DEFAULT,
+    .tp_dealloc = keeper_dealloc,
+};
+
+static PyObject *keep(PyObject *module, PyObject *object)
+{
+    keeper *k = PyObject_New(keeper, &keeper_type);
+
+    (void)module;
+    if (k)
+        k->kept = Py_NewRef(object);
+    return (PyObject *)k;
+}
 
 /* What fast() returns: calls it, or the function. */
 typedef struct {
@@ -149,7 +180,7 @@ static PyObject *fast(PyObject *module, PyObject *function)
     return (PyObject *)m;
 }
 
-static PyMethodDef functions[] = {{"fast", fast, METH_O, NULL}, {0}};
+static PyMethodDef functions[] = {{"fast", fast, METH_O, NULL}, {"keep", keep, METH_O, NULL}, {0}};
 
 static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, .m_name = "kafka_async._fast",
                                         .m_size = -1, .m_methods = functions};
@@ -158,7 +189,8 @@ PyMODINIT_FUNC PyInit__fast(void)
 {
     PyObject *module;
 
-    if (PyType_Ready(&sender_type) < 0 || PyType_Ready(&method_type) < 0)
+    if (PyType_Ready(&sender_type) < 0 || PyType_Ready(&keeper_type) < 0 ||
+        PyType_Ready(&method_type) < 0)
         return NULL;
     module = PyModule_Create(&definition);
     if (module && PyModule_AddObjectRef(module, "Sender", (PyObject *)&sender_type) < 0)

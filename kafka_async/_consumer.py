@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 from kafka_async import _exit, _log, errors
 from kafka_async._block import BlockReader
 from kafka_async._columns import learn_names
+from kafka_async._fast import keep
 from kafka_async._idle import Idle, native_idle
 from kafka_async._native import ffi, lib
 from kafka_async._oauth import make_tokens
@@ -114,6 +115,7 @@ class ConsumerCore(ABC):
             raise native_error(self._error)
         conf.taken()
         self._native = ffi.gc(native, lib.ka_consumer_release)
+        self._kept = keep(self._native)  # beside finalizers of a cycle that it is collected in
         self._group_id = group_id
         self._auto_commit = bool(options["store_offsets"])
         self._reset = "beginning" if options["default_offset"] == lib.KA_OFFSET_BEGINNING else "end"

@@ -41,6 +41,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from kafka_async import errors
+from kafka_async._fast import keep
 from kafka_async._native import ffi, lib
 from kafka_async.message import check_topic
 from kafka_async.testing._names import api_number, error_codes
@@ -91,6 +92,7 @@ class MockCluster:
         # Closed with the last reference: stop() gives ours back, and a call on another thread has one of its own
         # until it returns. So no method keeps it in a variable, which an exception's traceback would keep alive.
         self._mock = ffi.gc(mock, lib.ka_wait_mock_close)
+        self._kept: object = keep(self._mock)  # beside finalizers of a cycle that it is collected in
         del mock
         for name, partitions in (topics or {}).items():
             self.create_topic(name, partitions)
@@ -238,7 +240,7 @@ class MockCluster:
 
         It may take a second: so long librdkafka's own thread may take to see that it ends.
         """
-        self._mock = None
+        self._mock = self._kept = None
 
     def _native(self) -> ffi.CData:
         mock = self._mock
