@@ -99,6 +99,10 @@ set(WITH_SASL_SCRAM ON)
 set(WITH_SASL_OAUTHBEARER ON)
 add_subdirectory(${librdkafka_SOURCE_DIR} ${librdkafka_BINARY_DIR} EXCLUDE_FROM_ALL)
 
+if(KAFKA_ASYNC_SANITIZE)
+  # What UBSan finds there ends the program by UBSAN_OPTIONS=halt_on_error=1, so that what is upstream's can be suppressed.
+  target_compile_options(rdkafka PRIVATE -O1 -fsanitize-recover=all)
+endif()
 if(version VERSION_LESS 2.15)
   # Its CMake leaves these undefined, which turns rd_atomic*_set into a plain store.
   target_compile_definitions(rdkafka PRIVATE HAVE_ATOMICS_32_ATOMIC=1 HAVE_ATOMICS_64_ATOMIC=1)
