@@ -133,7 +133,7 @@ static void set_part(const columns *to, int column, int64_t i, int64_t *begin, u
 /* Describe an entry, whose parts lie at `at`, as row i. */
 static void set_row(const columns *to, int64_t i, const entry *e, int64_t at)
 {
-    const partition *p = e->partition; /* only a failure may have none */
+    const partition *p = e->partition; /* a failure, which may have none, is no row */
     int64_t *cell = to->cells + i;
 
     cell[TOPIC * to->stride] = p->topic_number; // NOLINT(*.NullDereference)

@@ -70,7 +70,7 @@ def busy_thread(interval_s: float) -> Iterator[list[None]]:
 
 def steps_of(first: list[partial[Any]], second: list[partial[Any]]) -> tuple[int, int]:
     """How far another thread comes during the first calls and during the second; all of it in one C loop."""
-    burn = partial(sum, range(300_000))  # some ms: time for the other thread to ask for the GIL
+    burn = partial(sum, bytes(1_000_000))  # some ms, without memory: time for the other thread to ask for the GIL
     with busy_thread(INTERVAL_S) as steps:
         count = partial(len, steps)
         program = [count, *(x for call in first for x in (burn, call)), count]
@@ -110,7 +110,7 @@ class Objects:
     def arguments(self) -> dict[str, Callable[[], tuple[Any, ...]]]:
         p, c = self.producer._native, self.consumer._native
         none = ffi.NULL
-        topics = ffi.new("const char *[]", [ffi.new("char[]", b"t")])
+        topics = ffi.new("const char *[]", [self.name])
         self.keep = topics
         buf = ffi.new("char[]", 1 << 20)
         codes = ffi.new("int32_t[]", [0])

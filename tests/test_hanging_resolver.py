@@ -60,7 +60,8 @@ def preloaded(folder: Path) -> Names:
     source, library = folder / "hanging.c", folder / "hanging.so"
     source.write_text(HANGING_GETADDRINFO)
     subprocess.run([compiler, "-shared", "-fPIC", "-o", str(library), str(source)], check=True)
-    return Names([], {"LD_PRELOAD": str(library)})
+    before = os.environ.get("LD_PRELOAD", "")  # a sanitizer's, which has to come first
+    return Names([], {"LD_PRELOAD": f"{before} {library}"})
 
 
 class Run(NamedTuple):

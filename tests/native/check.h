@@ -38,11 +38,12 @@ enum { CHECK_LIMIT_S = 40 }; /* for one test, on a loaded machine and under a sa
 #define CHECK(expr) ((expr) ? (void)0 : check_failed(__FILE__, __LINE__, #expr))
 
 /* Wait until expr holds; it must before the test's limit. */
-#define CHECK_SOON(expr)                                                                       \
-    do {                                                                                       \
-        for (int64_t check_end = check_now_ms() + CHECK_LIMIT_S * 500; !(expr); check_pause()) \
-            if (check_now_ms() > check_end)                                                    \
-                check_failed(__FILE__, __LINE__, "in time: " #expr);                           \
+#define CHECK_SOON(expr)                                                                 \
+    do {                                                                                 \
+        for (int64_t check_end = check_now_ms() + (int64_t)CHECK_LIMIT_S * 500; !(expr); \
+             check_pause())                                                              \
+            if (check_now_ms() > check_end)                                              \
+                check_failed(__FILE__, __LINE__, "in time: " #expr);                     \
     } while (0)
 
 #define RUN(test) check_run(#test, test)

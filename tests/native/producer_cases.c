@@ -386,7 +386,7 @@ static void evicted_messages_fit_the_ring_while_the_worker_stands_still(void)
         .queue_messages = 1000, .queue_bytes = 0, .topic = "t", .on_full = KA_DROP_OLD};
     ka_producer like = {
         .queue_messages = 1000, .max_message = 1000000 - 36, .on_full = KA_DROP_OLD};
-    int64_t end_ms = check_now_ms() + 2 * ROUNDS_MS;
+    int64_t end_ms = check_now_ms() + 2LL * ROUNDS_MS;
     pthread_t threads[2], holder;
     pump pumped = {.done = 0};
 
@@ -474,10 +474,10 @@ static void an_evicted_message_is_dropped_and_purged_in_one_snapshot(void)
     pthread_t thread = check_thread(evict_main, &pumped), holder = start_holding("ka-producer");
     ka_producer_stats stats;
 
-    while (check_now_ms() < end_ms) {
+    do {
         kai_producer_snapshot(p, &stats);
         CHECK(stats.purged == stats.dropped);
-    }
+    } while (check_now_ms() < end_ms);
     CHECK(stats.dropped > 0 && stats.delivered > 0);
     stop_holding(holder);
     atomic_store(&pumped.done, 1);
@@ -511,8 +511,9 @@ static void what_comes_after_the_ring_started_over_can_be_evicted(void)
     for (int i = 0; i < 100; i++)
         CHECK(ka_producer_send(p, value, sizeof value) == KA_OK);
     CHECK_SOON(atomic_load(&p->held_messages) == 100); /* its share */
-    CHECK_SOON(kai_ring_tail(&p->ring) == p->ring.capacity &&
-               kai_ring_head(&p->ring) == p->ring.capacity);
+    /* It may have started over before the last of them came. */
+    CHECK_SOON(kai_ring_tail(&p->ring) >= p->ring.capacity &&
+               kai_ring_head(&p->ring) == kai_ring_tail(&p->ring));
     for (int i = 0; i < 1000; i++)
         CHECK(ka_producer_send(p, value, 1) == KA_OK);
     CHECK(atomic_load(&p->evicted) == 700);
@@ -602,7 +603,7 @@ static void a_transaction_that_lost_a_message_cannot_be_committed(void)
 
 static void what_was_committed_while_closing_is_not_lost(void)
 {
-    int64_t end_ms = check_now_ms() + 2 * ROUNDS_MS;
+    int64_t end_ms = check_now_ms() + 2LL * ROUNDS_MS;
 
     while (check_now_ms() < end_ms) {
         ka_producer *p;
@@ -639,7 +640,7 @@ static void *close_main(void *arg)
 
 static void what_is_accepted_beside_the_close_has_its_outcome(void)
 {
-    int64_t end_ms = check_now_ms() + 2 * ROUNDS_MS;
+    int64_t end_ms = check_now_ms() + 2LL * ROUNDS_MS;
 
     atomic_store(&hold_ns, 300000);
     while (check_now_ms() < end_ms) {

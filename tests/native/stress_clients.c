@@ -70,7 +70,7 @@ static void settle(ka_command *command, int state)
     int status = ka_wait_command(command, 20000000, &error);
 
     CHECK(status == KA_OK || (state && status == KA_FAILED));
-    CHECK(ka_consumer_answer(command, answer, 2 * PARTITIONS) >= 0);
+    CHECK(ka_consumer_answer(command, answer, 2LL * PARTITIONS) >= 0);
     ka_command_release(command);
 }
 
@@ -212,7 +212,7 @@ static void finish(void)
     CHECK(ka_producer_close(producer, 10000000) == KA_OK);
     CHECK(ka_wait_producer_closed(producer, -1) == 0);
     CHECK(ka_producer_metrics(producer, &stats) == KA_OK);
-    CHECK(stats.delivered == (int64_t)SENDERS * EACH + PARTITIONS * OTHERS);
+    CHECK(stats.delivered == (int64_t)SENDERS * EACH + (int64_t)PARTITIONS * OTHERS);
     CHECK(ka_consumer_close(consumer, 1) == KA_OK);
     CHECK(ka_wait_consumer_closed(consumer, -1) == KA_OK);
     ka_producer_release(producer);

@@ -625,7 +625,7 @@ static void live_in_transactions(uint64_t *seed, const char *id)
 
 static void transactions(void)
 {
-    int64_t end_ms = check_now_ms() + 2 * CONFIG_MS;
+    int64_t end_ms = check_now_ms() + 2LL * CONFIG_MS;
     uint64_t seed = new_seed();
 
     for (int i = 0; check_now_ms() < end_ms; i++) {
