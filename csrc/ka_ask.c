@@ -41,15 +41,13 @@ static void run_ask(kai_job *job)
         if (!is_passing(code) || left_ms <= slice_ms || atomic_load(&command->c->state) != OPEN)
             break;
     }
-    kai_command_close(command, code, NULL);
+    kai_command_close(command, code);
 }
 
 static int run_on_control(consumer_command *command)
 {
     command->job.run = run_ask;
-    return kai_control_submit(&command->c->control, &command->job) == 0
-               ? LATER
-               : RD_KAFKA_RESP_ERR__CRIT_SYS_RESOURCE;
+    return kai_control_submit(&command->c->control, &command->job) == 0 ? LATER : KA_NOMEM;
 }
 
 static rd_kafka_resp_err_t ask_committed(consumer_command *command, int timeout_ms)

@@ -56,17 +56,19 @@ ka_command *kai_command_submit(consumer_command *command)
     return &command->base;
 }
 
-static void answer(consumer_command *command, rd_kafka_resp_err_t code, const char *text)
+static void answer(consumer_command *command, int code)
 {
     ka_error error;
 
-    if (code)
-        kai_command_answer(&command->base, kai_err_set(&error, code, text), 0, &error);
+    if (code == KA_NOMEM)
+        kai_command_answer(&command->base, code, 0, NULL);
+    else if (code)
+        kai_command_answer(&command->base, kai_err_set(&error, code, NULL), 0, &error);
     else
         kai_command_answer(&command->base, KA_OK, command->list->cnt, NULL);
 }
 
-void kai_command_close(consumer_command *command, rd_kafka_resp_err_t code, const char *text)
+void kai_command_close(consumer_command *command, int code)
 {
     ka_consumer *c = command->c;
     consumer_command **at;
@@ -77,7 +79,7 @@ void kai_command_close(consumer_command *command, rd_kafka_resp_err_t code, cons
     if (*at)
         *at = command->next;
     pthread_mutex_unlock(&c->lock);
-    answer(command, code, text);
+    answer(command, code);
     kai_command_unreference(&command->base);
 }
 
@@ -111,7 +113,7 @@ int kai_commands_run(ka_consumer *c)
     for (; (command = next_command(c)); n++) {
         int code = command->run(command);
         if (code != LATER)
-            kai_command_close(command, code, NULL);
+            kai_command_close(command, code);
     }
     return n;
 }

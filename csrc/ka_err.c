@@ -2,6 +2,8 @@
 
 #include <stdio.h>
 
+#include "ka_worker.h"
+
 /* Codes after which the same call may succeed: Kafka's own retriable ones and, of librdkafka's,
  * those that speak of a state that passes. */
 static int is_retriable(rd_kafka_resp_err_t code)
@@ -68,6 +70,20 @@ int kai_err_set(ka_error *err, rd_kafka_resp_err_t code, const char *text)
     snprintf(err->name, sizeof err->name, "%s", rd_kafka_err2name(code));
     snprintf(err->text, sizeof err->text, "%s", text && *text ? text : rd_kafka_err2str(code));
     return KA_FAILED;
+}
+
+int kai_err_memory(ka_error *err, const char *text)
+{
+    *err = (ka_error){.code = KA_NOMEM, .retriable = 1, .name = "NOMEM"};
+    snprintf(err->text, sizeof err->text, "%s", text);
+    return KA_FAILED;
+}
+
+int kai_err_worker(ka_error *err, int error)
+{
+    return kai_is_shortage(error)
+               ? kai_err_memory(err, kai_worker_refusal(error))
+               : kai_err_set(err, RD_KAFKA_RESP_ERR__CRIT_SYS_RESOURCE, kai_worker_refusal(error));
 }
 
 int kai_err_take(ka_error *err, rd_kafka_error_t *error)

@@ -119,7 +119,7 @@ static void end_commit(consumer_command *command, rd_kafka_resp_err_t code)
         c->first_commit = command->next_commit;
         c->committing = 0;
     }
-    kai_command_close(command, code, NULL);
+    kai_command_close(command, code);
 }
 
 /* Callback of librdkafka, on the worker. */

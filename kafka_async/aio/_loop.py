@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import inspect
 import os
 from collections import deque
@@ -79,6 +80,8 @@ class Looped:
     ------
     RuntimeError
         No event loop is running.
+    OSError, MemoryError
+        There is no file descriptor, or no memory, for the bell.
     """
 
     def __init__(self, what: str, pulse: float | None = None) -> None:
@@ -90,6 +93,8 @@ class Looped:
         except RuntimeError:
             raise RuntimeError(f"no event loop is running: make a {what} of kafka_async.aio in a coroutine") from None
         bell = lib.ka_bell_new()
+        if not bell and ffi.errno == errno.ENOMEM:
+            raise MemoryError(f"no memory for the {what}")
         if not bell:
             raise OSError(f"no file descriptor is left for the {what}: close some, or raise the limit (ulimit -n)")
         self.bell = ffi.gc(bell, lib.ka_bell_release)
