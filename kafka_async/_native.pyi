@@ -6,7 +6,6 @@ from typing_extensions import Buffer
 
 class ffi:
     NULL: CData
-    errno: int
     class CData:
         def __getattr__(self, name: str) -> Any: ...
         def __setattr__(self, name: str, value: Any) -> None: ...

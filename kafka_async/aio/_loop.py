@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import inspect
 import os
 from collections import deque
@@ -93,11 +92,11 @@ class Looped:
         except RuntimeError:
             raise RuntimeError(f"no event loop is running: make a {what} of kafka_async.aio in a coroutine") from None
         bell = lib.ka_bell_new()
-        if not bell and ffi.errno == errno.ENOMEM:
-            raise MemoryError(f"no memory for the {what}")
         if not bell:
-            raise OSError(f"no file descriptor is left for the {what}: close some, or raise the limit (ulimit -n)")
+            raise MemoryError(f"no memory for the {what}")
         self.bell = ffi.gc(bell, lib.ka_bell_release)
+        if lib.ka_bell_descriptor(bell) < 0:
+            raise OSError(f"no file descriptor is left for the {what}: close some, or raise the limit (ulimit -n)")
         self._waiting: dict[asyncio.Future[int], Callable[[], int]] = {}
         self._serve: Callable[[], bool] | None = None
 
