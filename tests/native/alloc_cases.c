@@ -14,7 +14,7 @@
 #include <librdkafka/rdkafka.h>
 
 #include "check.h"
-#include "ka.h"
+#include "ka_consumer.h"
 #include "ka_log.h"
 
 /* ONCE: one call fails. SPELL: all do from there on, until what was refused has been asked again in vain. EVER: all
@@ -623,6 +623,7 @@ static int make_consumer_conf(void)
     set("enable.auto.commit", "false");
     set("message.max.bytes", "2000000");
     set("heartbeat.interval.ms", "100");
+    set("enable.partition.eof", "true");
     return 1;
 }
 
@@ -652,11 +653,11 @@ static int subscribe(void)
 static void note_message(const int64_t *columns, int64_t stride, int64_t i)
 {
     const char *name = ka_consumer_topic_name(l.c, columns[i]);
-    int64_t partition = columns[stride + i], offset = columns[2 * stride + i];
+    int64_t number = columns[stride + i], offset = columns[2 * stride + i];
     int64_t len = columns[6 * stride + i] - columns[5 * stride + i];
 
-    CHECK(offset == l.read[*name == 'u'][partition]++);
-    CHECK(len == (*name == 't' && partition == 0 && offset == SMALL - 2 ? BIG : 10));
+    CHECK(offset == l.read[*name == 'u'][number]++);
+    CHECK(len == (*name == 't' && number == 0 && offset == SMALL - 2 ? BIG : 10));
     l.handed++;
 }
 
@@ -701,6 +702,8 @@ static int read_more(void)
     ka_error error = {.text = ""};
     int64_t n = l.again ? read_batch(&error, &where) : read_block(&error, &where);
 
+    if (n == KA_FAILED && error.code == RD_KAFKA_RESP_ERR__PARTITION_EOF)
+        return is_all_read();
     if (n == KA_FAILED && error.code != KA_NOMEM)
         fprintf(stderr, "%s: %s\n", running, error.text);
     CHECK(n >= 0 || (n == KA_FAILED && error.code == KA_NOMEM) || n == KA_NOMEM);
@@ -737,6 +740,30 @@ static int pause_and_resume(void)
 
     return is_answered(ka_consumer_pause(l.c, 1, which, 2), NULL) &&
            is_answered(ka_consumer_pause(l.c, 0, which, 2), NULL);
+}
+
+static int64_t count_received(void)
+{
+    ka_consumer_stats stats;
+
+    CHECK(ka_consumer_metrics(l.c, &stats) == KA_OK);
+    return stats.received;
+}
+
+/* All is there once more, behind what is stale by the seeks: the ends of partitions. */
+static int is_fetched(void)
+{
+    AWAIT(count_received() >= l.handed + (int64_t)2 * PARTITIONS * SMALL);
+    return 1;
+}
+
+/* What was counted of the ring when it was used up, was counted once. */
+static int is_ring_empty(void)
+{
+    AWAIT(ka_consumer_take(l.c, &(ka_error){0}, &(ka_partition){0}) == 0 &&
+          ka_try_consumer_ready(l.c) == KA_TIMEOUT && atomic_load(&l.c->held_messages) == 0 &&
+          atomic_load(&l.c->held_failures) == 0 && atomic_load(&l.c->held_ends) == 0);
+    return 1;
 }
 
 static int seek_all(void)
@@ -785,9 +812,19 @@ static void close_consumer(void)
     ka_consumer_release(l.c);
 }
 
-static int (*const consumer_steps[])(void) = {
-    make_consumer_conf, open_consumer, hang_consumer_bell, subscribe,     read_all, ask,
-    pause_and_resume,   seek_all,      read_all,           assign_others, NULL};
+static int (*const consumer_steps[])(void) = {make_consumer_conf,
+                                              open_consumer,
+                                              hang_consumer_bell,
+                                              subscribe,
+                                              read_all,
+                                              ask,
+                                              pause_and_resume,
+                                              seek_all,
+                                              is_fetched,
+                                              read_all,
+                                              is_ring_empty,
+                                              assign_others,
+                                              NULL};
 
 /* ---------------------------------------------------------------- a member of a group */
 
