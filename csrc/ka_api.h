@@ -62,9 +62,9 @@ enum { KA_TIMESTAMP_NONE = 0, KA_TIMESTAMP_CREATE = 1, KA_TIMESTAMP_APPEND = 2 }
 
 /* An error of Kafka or librdkafka; texts are NUL-terminated UTF-8. */
 typedef struct {
-    int32_t code;           /* librdkafka's rd_kafka_resp_err_t: > 0 the broker's, < 0 local */
-    int32_t retriable;      /* 1: the same call may succeed later */
-    int32_t fatal;          /* 1: the object is of no further use */
+    int32_t code;      /* librdkafka's rd_kafka_resp_err_t: > 0 the broker's, < 0 local; KA_NOMEM */
+    int32_t retriable; /* 1: the same call may succeed later */
+    int32_t fatal;     /* 1: the object is of no further use */
     int32_t requires_abort; /* 1: the transaction can only be aborted */
     char name[64];          /* e.g. "_MSG_TIMED_OUT" */
     char text[512];
@@ -86,9 +86,9 @@ int32_t ka_librdkafka_version_compiled(void);
  * hangs on keeps it open. */
 typedef struct ka_bell ka_bell;
 
-/* NULL: no memory, or no descriptor is left. */
+/* NULL: no memory. */
 ka_bell *ka_bell_new(void);
-/* To be watched for reading, and for nothing else. */
+/* To be watched for reading, and for nothing else. < 0: none was left for it, so the bell is of no use. */
 int ka_bell_descriptor(const ka_bell *bell);
 /* Have it ring again. Then look: what changed before rings no more. KA_FORKED. */
 int ka_bell_arm(ka_bell *bell);
@@ -224,7 +224,7 @@ struct ka_failure {
 };
 
 /* Start a producer: librdkafka's threads and one worker. Takes conf over on success only.
- * NULL: *err says why. May load certificates from files, so it may wait. */
+ * NULL: *err says why, KA_NOMEM: no memory, or no thread. May load certificates from files, so it may wait. */
 ka_producer *ka_wait_producer_open(ka_conf *conf, const ka_producer_options *options,
                                    ka_error *err);
 
@@ -482,8 +482,8 @@ int ka_consumer_retire(ka_consumer *c, int store_last, int closing);
 
 /* The polling thread's own call: everything handed out so far is processed; fill the block
  * with what comes next. Returns how many messages (0: none there, or look again), KA_FAILED with an error
- * event in *err and *where (its topic lives as long as the consumer, NULL: no partition),
- * KA_REBALANCE, KA_BUSY, KA_CLOSED, KA_FORKED. */
+ * event in *err and *where (its topic lives as long as the consumer, NULL: no partition; code KA_NOMEM: there was no
+ * memory for the message there, which is fetched again until there is), KA_REBALANCE, KA_BUSY, KA_CLOSED, KA_FORKED. */
 int64_t ka_consumer_take(ka_consumer *c, ka_error *err, ka_partition *where);
 
 /* The polling thread's own call, when it has counted a row in block.handed and then finds another generation. 1: the

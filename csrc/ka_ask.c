@@ -52,9 +52,7 @@ static void run_ask(kai_job *job)
 static int run_on_control(consumer_command *command)
 {
     command->job.run = run_ask;
-    return kai_control_submit(&command->c->control, &command->job) == 0
-               ? LATER
-               : RD_KAFKA_RESP_ERR__CRIT_SYS_RESOURCE;
+    return kai_control_submit(&command->c->control, &command->job) == 0 ? LATER : KA_NOMEM;
 }
 
 static rd_kafka_resp_err_t ask_committed(consumer_command *command, int timeout_ms)

@@ -98,13 +98,13 @@ static int run_subscribe(consumer_command *command)
     ka_consumer *c = command->c;
     rd_kafka_resp_err_t code;
 
+    if (!c->options.group && !kai_wanted_set(c, command->list))
+        return KA_NOMEM;
     atomic_store(&c->lookup, LOOKUP_IDLE); /* a result not used yet is of another time */
     if (!c->subscription)                  /* assigned by hand, or without a group */
         read_nothing(c);
-    if (!c->options.group) {
-        kai_wanted_set(c, command->list);
-        return RD_KAFKA_RESP_ERR_NO_ERROR;
-    }
+    if (!c->options.group)
+        return KA_OK;
     if (command->list->cnt == 0)
         code = leave_group(c);
     else
@@ -132,6 +132,8 @@ static int run_replace(consumer_command *command)
     ka_consumer *c = command->c;
     rd_kafka_resp_err_t code;
 
+    if (!kai_partitions_prepare(c, command->list))
+        return KA_NOMEM;
     atomic_store(&c->lookup, LOOKUP_IDLE);
     kai_partitions_abandon(c, NULL);
     kai_wanted_set(c, NULL);
@@ -156,6 +158,7 @@ static rd_kafka_resp_err_t replace_all_told(ka_consumer *c)
             kai_partition_next_offset(p);
         p->generation = ++c->generations;
         p->sought = p->fetched = p->stopped = 0;
+        p->lacking = KA_OFFSET_NONE;
         p->searching = kai_partition_next_offset(p) < 0;
         if (p->position != KA_OFFSET_NONE)
             kai_partition_moved(c, p);
@@ -202,6 +205,8 @@ static int run_add(consumer_command *command)
 
     if (finds(c, command->list, 1, RD_KAFKA_RESP_ERR__CONFLICT))
         return RD_KAFKA_RESP_ERR__CONFLICT;
+    if (!kai_partitions_prepare(c, command->list))
+        return KA_NOMEM;
     kai_partitions_adopt(c, command->list);
     code = step(c, command->list, rd_kafka_incremental_assign);
     if (code)
@@ -251,6 +256,7 @@ static void restart(ka_consumer *c, partition *p)
 {
     p->generation = ++c->generations;
     p->sought = 1;
+    p->lacking = KA_OFFSET_NONE;
 }
 
 /* Begin anew with one that librdkafka has given up: a seek would not wake it. */
@@ -304,12 +310,14 @@ int64_t kai_seek_all(ka_consumer *c, int64_t now)
         if (!p->sought || !p->assigned || p->paused || p->searching)
             continue;
         pthread_mutex_lock(&c->lock);
-        offset = kai_partition_next_offset(p);
+        offset = p->lacking == KA_OFFSET_NONE ? kai_partition_next_offset(p) : p->lacking;
         pthread_mutex_unlock(&c->lock);
-        if (p->stopped ? revive(c, p, offset) : seek_one(c, p, offset))
-            p->sought = p->fetched = 0;
-        else
+        if (p->stopped ? revive(c, p, offset) : seek_one(c, p, offset)) {
+            p->sought = 0;
+            p->fetched = p->lacking != KA_OFFSET_NONE; /* what came before it still counts */
+        } else {
             c->seek_ns = now + SEEK_AGAIN_NS;
+        }
     }
     return c->seek_ns;
 }

@@ -23,25 +23,24 @@ struct ka_bell {
 };
 
 #if KAI_EVENTFD
-static int open_descriptors(ka_bell *bell)
+static void open_descriptors(ka_bell *bell)
 {
     bell->out = bell->in = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    return bell->out < 0 ? -1 : 0;
 }
 #else
-static int open_descriptors(ka_bell *bell)
+static void open_descriptors(ka_bell *bell)
 {
     int ends[2];
 
+    bell->out = bell->in = -1;
     if (pipe(ends) != 0)
-        return -1;
+        return;
     for (int i = 0; i < 2; i++) {
         fcntl(ends[i], F_SETFD, FD_CLOEXEC);
         fcntl(ends[i], F_SETFL, O_NONBLOCK);
     }
     bell->out = ends[0];
     bell->in = ends[1];
-    return 0;
 }
 #endif
 
@@ -51,10 +50,7 @@ ka_bell *ka_bell_new(void)
 
     if (!bell)
         return NULL;
-    if (open_descriptors(bell) != 0) {
-        free(bell);
-        return NULL;
-    }
+    open_descriptors(bell);
     atomic_init(&bell->references, 1);
     bell->process = atomic_load(&kai_process);
     return bell;
@@ -69,7 +65,8 @@ void kai_bell_unreference(ka_bell *bell)
 {
     if (atomic_fetch_sub(&bell->references, 1) > 1)
         return;
-    close(bell->out);
+    if (bell->out >= 0)
+        close(bell->out);
     if (bell->in != bell->out)
         close(bell->in);
     free(bell);

@@ -312,21 +312,23 @@ static void note_poll(ka_consumer *c)
 }
 
 /* What the next messages take, up to max of them and about MANY_BYTES. Returns how many; *end lies behind
- * them. KA_FAILED: an event is next, and is used up. */
+ * them, c->block_end before the first. KA_FAILED: an event is next, and is used up. */
 static int64_t measure(ka_consumer *c, int64_t max, uint64_t *end, int64_t *bytes, ka_error *err,
                        ka_partition *where)
 {
     int64_t n = 0;
     int skipped = 0;
-    uint64_t at = *end;
+    uint64_t at = *end = c->block_end;
     const entry *e;
 
     while (n < max && *bytes < MANY_BYTES && skipped < SKIP && (e = kai_ring_next(&c->ring, &at))) {
         int stale = is_stale(e);
 
-        if (!stale && n && e->kind != MESSAGE)
+        if (n && e->kind != MESSAGE)
             break;
         *end = at;
+        if (n == 0 && (stale || e->kind != MESSAGE))
+            c->block_end = at; /* it is used up once, whatever comes of the rest */
         if (stale || e->kind != MESSAGE) {
             if (use_up(e, err, where) == KA_FAILED)
                 return KA_FAILED;
@@ -372,7 +374,6 @@ static int64_t take_messages(ka_consumer *c, int64_t max, ka_messages **out, ka_
 
     if (kai_rebalance_show(c))
         return KA_REBALANCE;
-    end = c->block_end;
     n = measure(c, max, &end, &bytes, err, where);
     if (n > 0) {
         size = (int64_t)sizeof **out + n * KA_COLUMNS * (int64_t)sizeof(int64_t) + bytes;

@@ -55,11 +55,16 @@ int64_t ka_conf_properties(char *buf, int64_t size)
     char *text = NULL;
     size_t len = 0;
     FILE *file = open_memstream(&text, &len);
+    int incomplete;
 
     if (!file)
         return KA_NOMEM;
     rd_kafka_conf_properties_show(file);
-    fclose(file);
+    incomplete = ferror(file); /* it had no memory to grow */
+    if (fclose(file) != 0 || incomplete) {
+        free(text);
+        return KA_NOMEM;
+    }
     if (size > 0) /* buf may be NULL */
         memcpy(buf, text, len < (size_t)size ? len : (size_t)size);
     free(text);
@@ -81,7 +86,7 @@ int64_t kai_conf_number(const ka_conf *conf, const char *name, int64_t fallback)
     return len <= 0 ? fallback : strtoll(text, NULL, 10);
 }
 
-rd_kafka_t *kai_conf_create(ka_conf *conf, rd_kafka_type_t type, void *opaque, int log,
+rd_kafka_t *kai_conf_create(const ka_conf *conf, rd_kafka_type_t type, void *opaque, int log,
                             rd_kafka_interceptor_f_on_new_t *on_new, ka_error *err)
 {
     rd_kafka_conf_t *rd = rd_kafka_conf_dup(conf->rd);
@@ -97,8 +102,6 @@ rd_kafka_t *kai_conf_create(ka_conf *conf, rd_kafka_type_t type, void *opaque, i
         kai_err_set(err, rd_kafka_last_error(), text);
         if (!on_new) /* librdkafka has freed the interceptors that this copy refers to: it would free them again */
             rd_kafka_conf_destroy(rd);
-        return NULL;
     }
-    ka_conf_free(conf);
     return rk;
 }

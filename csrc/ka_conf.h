@@ -15,9 +15,9 @@ int kai_conf_is(const ka_conf *conf, const char *name, const char *value);
 /* A numeric property, or fallback when it is unset. */
 int64_t kai_conf_number(const ka_conf *conf, const char *name, int64_t fallback);
 
-/* Make a client of a copy of conf; conf itself is freed on success. on_new, with opaque, adds interceptors to the new
+/* Make a client of a copy of conf; conf itself is borrowed. on_new, with opaque, adds interceptors to the new
  * client; NULL: none. NULL: *err says why. */
-rd_kafka_t *kai_conf_create(ka_conf *conf, rd_kafka_type_t type, void *opaque, int log,
+rd_kafka_t *kai_conf_create(const ka_conf *conf, rd_kafka_type_t type, void *opaque, int log,
                             rd_kafka_interceptor_f_on_new_t *on_new, ka_error *err);
 
 #endif

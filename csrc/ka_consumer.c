@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <syslog.h>
+#include <time.h>
 
 #include "ka_conf.h"
 #include "ka_err.h"
@@ -14,6 +15,16 @@ void *kai_must(void *memory)
     if (!memory)
         abort();
     return memory;
+}
+
+int kai_await_memory(ka_consumer *c)
+{
+    static const struct timespec moment = {.tv_nsec = 10000000};
+
+    if (atomic_load(&c->state) != OPEN || atomic_load(&c->retired))
+        return 0;
+    nanosleep(&moment, NULL);
+    return 1;
 }
 
 void kai_consumer_log(ka_consumer *c, int level, const char *facility, const char *text)
@@ -196,12 +207,9 @@ static uint64_t ring_capacity(const ka_consumer_options *options)
            KAI_MAX_FAILURES * kai_ring_entry_size(sizeof(entry) + sizeof(ka_error));
 }
 
-/* Of a consumer whose worker never ran. */
-static ka_consumer *give_up(ka_consumer *c, ka_error *err, rd_kafka_resp_err_t code,
-                            const char *text)
+/* Of a consumer whose worker never ran; *err says why. */
+static ka_consumer *give_up(ka_consumer *c)
 {
-    if (code)
-        kai_err_set(err, code, text);
     atomic_store(&c->references, 1);
     kai_consumer_unreference(c);
     return NULL;
@@ -242,8 +250,6 @@ static ka_consumer *new_consumer(const ka_conf *conf, const ka_consumer_options 
     kai_wake_init(&c->worker.wake);
     c->group = group_of(conf);
     kai_control_init(&c->control, "ka-control");
-    if (options->bound)
-        kai_control_keep_cpus(&c->control);
     c->worker.name = "ka-consumer";
     c->worker.step = kai_consumer_step;
     c->worker.end = kai_consumer_end;
@@ -253,34 +259,51 @@ static ka_consumer *new_consumer(const ka_conf *conf, const ka_consumer_options 
     return c;
 }
 
+/* conf stays as it is, for another try. */
+static rd_kafka_t *create_client(ka_consumer *c, const ka_conf *conf, ka_error *err)
+{
+    ka_conf own = {.rd = rd_kafka_conf_dup(conf->rd)};
+    rd_kafka_t *rk;
+
+    /* The worker sees by it that librdkafka's search for an offset is over. */
+    rd_kafka_conf_set(own.rd, "enable.partition.eof", "true", NULL, 0);
+    rd_kafka_conf_set_rebalance_cb(own.rd, kai_on_rebalance);
+    rd_kafka_conf_set_error_cb(own.rd, kai_on_error);
+    rd_kafka_conf_set_offset_commit_cb(own.rd, kai_on_commit);
+    kai_trouble_watch(&own);
+    kai_sasl_configure(&c->sasl, c->options.oauth, &own, on_token_wanted);
+    rk = kai_conf_create(&own, RD_KAFKA_CONSUMER, c, c->options.log, NULL, err);
+    rd_kafka_conf_destroy(own.rd);
+    return rk;
+}
+
 ka_consumer *ka_wait_consumer_open(ka_conf *conf, const ka_consumer_options *options, ka_error *err)
 {
     ka_consumer *c;
     int error;
 
-    kai_process_init();
-    c = new_consumer(conf, options);
-    if (!c) {
-        kai_err_set(err, RD_KAFKA_RESP_ERR__CRIT_SYS_RESOURCE, "out of memory");
+    if (options->prefetch_messages < 1 || options->prefetch_bytes < 1) {
+        kai_err_set(err, RD_KAFKA_RESP_ERR__INVALID_ARG, "a bound of prefetch is out of range");
         return NULL;
     }
-    if (options->prefetch_messages < 1 || options->prefetch_bytes < 1)
-        return give_up(c, err, RD_KAFKA_RESP_ERR__INVALID_ARG,
-                       "a bound of prefetch is out of range");
-    if (kai_ring_init(&c->ring, ring_capacity(options)) != 0)
-        return give_up(c, err, RD_KAFKA_RESP_ERR__CRIT_SYS_RESOURCE,
+    c = kai_process_init() == 0 ? new_consumer(conf, options) : NULL;
+    if (!c) {
+        kai_err_memory(err, "no memory for a consumer");
+        return NULL;
+    }
+    if (kai_ring_init(&c->ring, ring_capacity(options)) != 0) {
+        kai_err_memory(err,
                        "no address space for prefetch: lower prefetch_bytes or prefetch_messages");
+        return give_up(c);
+    }
+    if (options->bound && kai_control_keep_cpus(&c->control) != 0) {
+        kai_err_memory(err, "no memory for a consumer");
+        return give_up(c);
+    }
     c->ends = kai_conf_is(conf, "enable.partition.eof", "true");
-    /* The worker sees by it that librdkafka's search for an offset is over. */
-    rd_kafka_conf_set(conf->rd, "enable.partition.eof", "true", NULL, 0);
-    rd_kafka_conf_set_rebalance_cb(conf->rd, kai_on_rebalance);
-    rd_kafka_conf_set_error_cb(conf->rd, kai_on_error);
-    rd_kafka_conf_set_offset_commit_cb(conf->rd, kai_on_commit);
-    kai_trouble_watch(conf);
-    kai_sasl_configure(&c->sasl, options->oauth, conf, on_token_wanted);
-    c->rk = kai_conf_create(conf, RD_KAFKA_CONSUMER, c, options->log, NULL, err);
+    c->rk = create_client(c, conf, err);
     if (!c->rk)
-        return give_up(c, err, RD_KAFKA_RESP_ERR_NO_ERROR, NULL);
+        return give_up(c);
     rd_kafka_poll_set_consumer(c->rk);
     c->events = rd_kafka_queue_get_consumer(c->rk);
     c->messages = rd_kafka_queue_new(c->rk);
@@ -293,7 +316,9 @@ ka_consumer *ka_wait_consumer_open(ka_conf *conf, const ka_consumer_options *opt
         rd_kafka_queue_destroy(c->events);
         rd_kafka_queue_destroy(c->messages);
         rd_kafka_destroy(c->rk);
-        return give_up(c, err, RD_KAFKA_RESP_ERR__CRIT_SYS_RESOURCE, kai_worker_refusal(error));
+        kai_err_worker(err, error);
+        return give_up(c);
     }
+    ka_conf_free(conf);
     return c;
 }

@@ -75,8 +75,9 @@ typedef struct partition {
     int64_t begin;     /* where reading begins; may be logical until the first message comes */
     int64_t position;  /* of the next message to hand out; none before the first */
     int64_t processed; /* what may be stored */
-    int64_t marked;    /* what the application stored */
-    int64_t stored;    /* what librdkafka was given to commit */
+    int64_t lacking; /* worker only: there was no memory for this message, reading goes on at it */
+    int64_t marked;  /* what the application stored */
+    int64_t stored;  /* what librdkafka was given to commit */
     struct partition *next_moved; /* see kai_partition_moved() */
     int moved;
 } partition;
@@ -114,7 +115,7 @@ typedef struct consumer_command {
     ka_command base; /* first, so that one can be taken for the other */
     ka_consumer *c;  /* outlives it until it is answered */
     struct consumer_command *next;
-    /* On the worker. KA_OK: done; a code of librdkafka (never KA_OK's 0): failed; LATER. */
+    /* On the worker. KA_OK: done; a code of librdkafka (never KA_OK's 0) or KA_NOMEM: failed; LATER. */
     int (*run)(struct consumer_command *command);
     rd_kafka_topic_partition_list_t *list; /* owned; once answered, the answer */
     int how;                               /* KA_REPLACE ... */
@@ -226,7 +227,9 @@ struct ka_consumer {
     /* Since librdkafka's queue was empty; see ka_nudge.c. */
     int64_t fresh_messages, fresh_bytes, nudged_ns;
     int nudge_due;
-    _Atomic int nudging; /* a nudge is under way */
+    kai_job nudge;
+    rd_kafka_topic_partition_list_t *nudged; /* the nudge's */
+    _Atomic int nudging;                     /* a nudge is under way */
 
     /* Without a group. The worker's but while a lookup runs; lookup says which. */
     wanted *wanted;
@@ -234,6 +237,7 @@ struct ka_consumer {
     int64_t discover_ns;
     _Atomic int lookup;
     kai_sasl sasl;
+    kai_job look;
     kai_control control;
 };
 
@@ -255,8 +259,10 @@ static inline int64_t kai_entry_bytes(const entry *e)
 
 /* Drop one of the two references. */
 void kai_consumer_unreference(ka_consumer *c);
-/* Memory for bookkeeping of a few bytes: nothing sensible can go on without it. */
+/* Memory in a ring that is sized for it. */
 void *kai_must(void *memory);
+/* On the worker: wait a moment for memory. 0: it is not worth it, since nobody will read any more. */
+int kai_await_memory(ka_consumer *c);
 void kai_consumer_log(ka_consumer *c, int level, const char *facility, const char *text);
 /* The same of librdkafka's error object (NULL: none), which is destroyed. */
 void kai_consumer_log_error(ka_consumer *c, const char *facility, rd_kafka_error_t *error);
@@ -284,8 +290,8 @@ consumer_command *kai_command_new(ka_consumer *c, int (*run)(consumer_command *c
                                   const ka_partition *partitions, int64_t count);
 /* Hand it to the worker; command may be NULL. */
 ka_command *kai_command_submit(consumer_command *command);
-/* Answer one that is open. Any native thread. */
-void kai_command_close(consumer_command *command, rd_kafka_resp_err_t code, const char *text);
+/* Answer one that is open, with a code of librdkafka or KA_NOMEM. Any native thread. */
+void kai_command_close(consumer_command *command, int code, const char *text);
 /* All on the worker. */
 int kai_commands_run(ka_consumer *c);
 /* No more are taken: refuse what is queued, and answer what is open, but for patient ones. */
@@ -338,9 +344,11 @@ void kai_on_commit(rd_kafka_t *rk, rd_kafka_resp_err_t code,
 
 /* ka_partition.c; all on the worker */
 
-/* Find or make; they live as long as the consumer. */
+/* Find or make; they live as long as the consumer. NULL: no memory. */
 topic *kai_topic_find(ka_consumer *c, const char *name);
 partition *kai_partition_find(ka_consumer *c, topic *t, int32_t number);
+/* Have all of these in the table. 0: no memory. */
+int kai_partitions_prepare(ka_consumer *c, const rd_kafka_topic_partition_list_t *list);
 /* The next partition of the table that the application has, or with all set, that there is; NULL at the end.
  * *at is zero at first. Also for others than the worker, under lock. */
 partition *kai_partition_next(const ka_consumer *c, place *at, int all);
@@ -352,10 +360,10 @@ partition *kai_partition_told(const ka_consumer *c, const char *topic_name, int3
 void kai_partition_moved(ka_consumer *c, partition *p);
 /* Where reading goes on after what was handed out; may be logical, KA_OFFSET_NONE: not known. */
 int64_t kai_partition_next_offset(const partition *p);
-/* A message's partition, or NULL when it has none. */
+/* A message's partition, or NULL when it has none, or there is no memory for one that is not assigned. */
 partition *kai_partition_of(ka_consumer *c, const rd_kafka_message_t *m);
-/* Before librdkafka may fetch: what arrives must find its partition current and come through our
- * queue. Where the application sought or paused one in its callback, that stands, also in the list. */
+/* Of what is prepared, before librdkafka may fetch: what arrives must find its partition current and come
+ * through our queue. Where the application sought or paused one in its callback, that stands, also in the list. */
 void kai_partitions_adopt(ka_consumer *c, rd_kafka_topic_partition_list_t *list);
 /* Let a partition's messages come through our queue, those included that wait in its own. */
 void kai_partition_forward(ka_consumer *c, const partition *p);
@@ -384,8 +392,9 @@ void kai_on_error(rd_kafka_t *rk, int code, const char *reason, void *opaque);
 
 /* Look for partitions when it is time, and read those that were found. */
 int kai_discover(ka_consumer *c);
-/* Look for partitions of these topics (NULL: of none) from now on. Not while a lookup runs. */
-void kai_wanted_set(ka_consumer *c, const rd_kafka_topic_partition_list_t *list);
+/* Look for partitions of these topics (NULL: of none) from now on. Not while a lookup runs. 0: no memory, and nothing
+ * has changed; not for NULL. */
+int kai_wanted_set(ka_consumer *c, const rd_kafka_topic_partition_list_t *list);
 
 /* ka_nudge.c; both on the worker */
 

@@ -56,10 +56,14 @@ ka_command *kai_command_submit(consumer_command *command)
     return &command->base;
 }
 
-static void answer(consumer_command *command, rd_kafka_resp_err_t code, const char *text)
+static void answer(consumer_command *command, int code, const char *text)
 {
     ka_error error;
 
+    if (code == KA_NOMEM) {
+        kai_command_answer(&command->base, code, 0, NULL);
+        return;
+    }
     if (!code) {
         kai_command_answer(&command->base, KA_OK, command->list->cnt, NULL);
         return;
@@ -69,7 +73,7 @@ static void answer(consumer_command *command, rd_kafka_resp_err_t code, const ch
     kai_command_answer(&command->base, KA_FAILED, 0, &error);
 }
 
-void kai_command_close(consumer_command *command, rd_kafka_resp_err_t code, const char *text)
+void kai_command_close(consumer_command *command, int code, const char *text)
 {
     ka_consumer *c = command->c;
     consumer_command **at;

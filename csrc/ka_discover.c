@@ -1,5 +1,6 @@
 /* Without a group nobody assigns partitions: the worker finds those of its topics by metadata, which
  * the control thread asks for, now and then, and at once while a topic is missing. */
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,11 +10,6 @@
 enum { METADATA_TIMEOUT_MS = 1000 }; /* how long the end may have to wait for a lookup */
 
 static const int64_t REDISCOVER_NS = 500000000; /* a topic is missing */
-
-typedef struct {
-    kai_job job;
-    ka_consumer *c; /* outlives the job: the control thread is joined before the end */
-} lookup_job;
 
 static void look_up(ka_consumer *c, wanted *w)
 {
@@ -36,9 +32,8 @@ static void look_up(ka_consumer *c, wanted *w)
 /* Runs on the control thread. */
 static void run_lookup(kai_job *job)
 {
-    ka_consumer *c = ((lookup_job *)(void *)job)->c;
+    ka_consumer *c = (ka_consumer *)(void *)((char *)job - offsetof(ka_consumer, look));
 
-    free(job);
     for (int64_t i = 0; i < c->wanted_count && atomic_load(&c->state) == OPEN; i++)
         look_up(c, &c->wanted[i]);
     atomic_store(&c->lookup, LOOKUP_DONE); /* release: hands `wanted` back to the worker */
@@ -47,14 +42,23 @@ static void run_lookup(kai_job *job)
 
 static void start_lookup(ka_consumer *c)
 {
-    lookup_job *job = kai_must(malloc(sizeof *job));
-
-    *job = (lookup_job){.job.run = run_lookup, .c = c};
+    c->look.run = run_lookup;
     atomic_store(&c->lookup, LOOKUP_RUNNING); /* the control thread has `wanted` now */
-    if (kai_control_submit(&c->control, &job->job) != 0) {
+    if (kai_control_submit(&c->control, &c->look) != 0) {
         atomic_store(&c->lookup, LOOKUP_IDLE);
-        free(job);
+        c->discover_ns = kai_now_ns() + REDISCOVER_NS;
     }
+}
+
+/* Whether there is memory for those that the lookup found. */
+static int is_prepared(ka_consumer *c, const wanted *w)
+{
+    topic *t = w->found > w->known ? kai_topic_find(c, w->name) : NULL;
+
+    for (int32_t number = w->known; number < w->found; number++)
+        if (!t || !kai_partition_find(c, t, number))
+            return 0;
+    return 1;
 }
 
 /* Read the partitions that the lookup found and we do not read yet. */
@@ -65,6 +69,10 @@ static void use_lookup(ka_consumer *c)
 
     for (wanted *w = c->wanted; w < c->wanted + c->wanted_count; w++) {
         int64_t offset = w->started ? KA_OFFSET_BEGINNING : c->options.default_offset;
+        if (!is_prepared(c, w)) {
+            missing = 1;
+            continue;
+        }
         for (; w->known < w->found; w->known++)
             rd_kafka_topic_partition_list_add(list, w->name, w->known)->offset = offset;
         w->started |= w->found > 0;
@@ -100,14 +108,34 @@ int kai_discover(ka_consumer *c)
     }
 }
 
-void kai_wanted_set(ka_consumer *c, const rd_kafka_topic_partition_list_t *list)
+static void free_wanted(wanted *topics, int64_t count)
 {
-    for (int64_t i = 0; i < c->wanted_count; i++)
-        free(c->wanted[i].name);
-    free(c->wanted);
+    for (int64_t i = 0; i < count; i++)
+        free(topics[i].name);
+    free(topics);
+}
+
+static wanted *make_wanted(const rd_kafka_topic_partition_list_t *list)
+{
+    wanted *topics = calloc((size_t)list->cnt + 1, sizeof *topics);
+
+    for (int i = 0; topics && i < list->cnt; i++)
+        if (!(topics[i].name = strdup(list->elems[i].topic))) {
+            free_wanted(topics, i);
+            return NULL;
+        }
+    return topics;
+}
+
+int kai_wanted_set(ka_consumer *c, const rd_kafka_topic_partition_list_t *list)
+{
+    wanted *topics = list ? make_wanted(list) : NULL;
+
+    if (list && !topics)
+        return 0;
+    free_wanted(c->wanted, c->wanted_count);
+    c->wanted = topics;
     c->wanted_count = list ? list->cnt : 0;
-    c->wanted = kai_must(calloc((size_t)c->wanted_count + 1, sizeof *c->wanted));
-    for (int64_t i = 0; i < c->wanted_count; i++)
-        c->wanted[i].name = kai_must(strdup(list->elems[i].topic));
     c->discover_ns = 0;
+    return 1;
 }

@@ -6,7 +6,6 @@ enum { CLOCK = 16 };   /* records between two looks at the clock */
 
 static const int64_t LATE_NS = 500000000;           /* in the ring: no longer negligible */
 static const int64_t TIMEOUT_GRACE_NS = 1000000000; /* librdkafka looks once a second */
-static const int64_t NO_MEMORY_NS = 100000000;
 
 topic *kai_topic_open(ka_producer *p, int32_t number)
 {
@@ -126,13 +125,14 @@ static int judge(ka_producer *p, const record *r, uint64_t end, int64_t now)
         return PURGED;
     if (kai_is_over(p, r->accepted_ns, now))
         return OVER;
-    return share_is_full(p) ? WAITS : GIVEN;
+    return share_is_full(p) || !p->free_flights ? WAITS : GIVEN;
 }
 
 /* The ring's next record, which is the worker's from then on; *end moves behind it. NULL: none, or it
- * WAITS for others. */
+ * WAITS for others, or for memory. */
 static const record *claim(ka_producer *p, uint64_t *end, int *fate, int64_t now)
 {
+    int ready = kai_flight_ready(p);
     uint64_t next = *end;
     const record *r;
 
@@ -149,6 +149,8 @@ static const record *claim(ka_producer *p, uint64_t *end, int *fate, int64_t now
     if (*fate == GIVEN)
         kai_hold(p, kai_record_bytes(r)); /* no caller evicts for room that this one takes */
     kai_unlock_eviction(p);
+    if (r && *fate == WAITS && !ready)
+        kai_await_memory(p);
     if (*fate == WAITS)
         return NULL;
     *end = next;
@@ -235,11 +237,7 @@ int kai_drain_ring(ka_producer *p)
     const record *r;
     int n = 0, fate;
 
-    if (!kai_flight_ready(p)) {
-        p->record_due_ns = t.now + NO_MEMORY_NS;
-        return 0;
-    }
-    while (n < DRAIN && kai_flight_ready(p) && (r = claim(p, &p->drained, &fate, t.now))) {
+    while (n < DRAIN && (r = claim(p, &p->drained, &fate, t.now))) {
         if (n == 0)
             t.wall_ns = kai_wall_minus_ns(t.now);
         if (n++ % CLOCK == CLOCK - 1)

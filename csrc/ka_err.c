@@ -3,6 +3,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "ka_worker.h"
+
 /* Codes after which the same call may succeed: Kafka's own retriable ones and, of librdkafka's,
  * those that speak of a state that passes. */
 static int is_retriable(rd_kafka_resp_err_t code)
@@ -79,6 +81,20 @@ void kai_err_name(ka_error *err, rd_kafka_resp_err_t code, const char *what, con
         return;
     memcpy(text, err->text, sizeof text);
     snprintf(err->text, sizeof err->text, "%s '%.200s': %.280s", what, name, text);
+}
+
+int kai_err_memory(ka_error *err, const char *text)
+{
+    *err = (ka_error){.code = KA_NOMEM, .retriable = 1, .name = "NOMEM"};
+    snprintf(err->text, sizeof err->text, "%s", text);
+    return KA_FAILED;
+}
+
+int kai_err_worker(ka_error *err, int error)
+{
+    return kai_is_shortage(error)
+               ? kai_err_memory(err, kai_worker_refusal(error))
+               : kai_err_set(err, RD_KAFKA_RESP_ERR__CRIT_SYS_RESOURCE, kai_worker_refusal(error));
 }
 
 int kai_err_take(ka_error *err, rd_kafka_error_t *error)

@@ -20,4 +20,10 @@ int kai_err_take(ka_error *err, rd_kafka_error_t *error);
  * the same, before it reports it. Nobody needs that line twice. */
 int kai_err_is_logged(rd_kafka_resp_err_t code);
 
+/* Fill *err with a lack of memory, which the text tells of. Returns KA_FAILED. */
+int kai_err_memory(ka_error *err, const char *text);
+
+/* The same of what kai_worker_start() returned. */
+int kai_err_worker(ka_error *err, int error);
+
 #endif

@@ -19,32 +19,43 @@ static struct {
     kai_wake wake;
     _Atomic int64_t lost;
     _Atomic int closed;
-    pthread_mutex_t reader; /* one reader at a time */
+    _Atomic int ready;      /* the ring is there */
+    int registered;         /* the fork handler; under reader */
+    pthread_mutex_t reader; /* one reader at a time; the making of the ring */
 } logs = {.wake = KAI_WAKE_STATIC, .reader = PTHREAD_MUTEX_INITIALIZER};
 
 /* The child of a fork starts with an empty ring: a thread of the parent may have been in the
  * middle of an entry. The parent's memory is left alone, as librdkafka's copies are. */
 static void reset(void)
 {
-    if (kai_ring_init(&logs.ring, RING_BYTES) != 0)
-        logs.ring.capacity = 0; /* every line is lost, and counted */
+    atomic_store(&logs.ready, 0);
     kai_wake_init(&logs.wake);
     atomic_store(&logs.lost, 0);
     atomic_store(&logs.closed, 0);
     pthread_mutex_init(&logs.reader, NULL);
 }
 
-static void first_use(void)
+/* Under reader. Returns whether there was memory. */
+static int make(void)
 {
-    reset();
-    pthread_atfork(NULL, NULL, reset);
+    if (!logs.registered && pthread_atfork(NULL, NULL, reset) != 0)
+        return 0;
+    logs.registered = 1;
+    return kai_ring_init(&logs.ring, RING_BYTES) == 0;
 }
 
-static void init(void)
+/* Whether the ring is there; it is made when it is needed first, or else the next time. */
+static int is_ready(void)
 {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    int ready = atomic_load(&logs.ready); /* acquire: the ring; partner: the store below */
 
-    pthread_once(&once, first_use);
+    if (ready)
+        return 1;
+    pthread_mutex_lock(&logs.reader);
+    ready = atomic_load(&logs.ready) || make();
+    atomic_store(&logs.ready, ready);
+    pthread_mutex_unlock(&logs.reader);
+    return ready;
 }
 
 /* The client's, for a line of librdkafka's. */
@@ -60,12 +71,11 @@ static void put(const rd_kafka_t *rk, int level, const char *facility, const cha
     size_t len;
     void *entry;
 
-    init();
     line.level = level;
     snprintf(line.name, sizeof line.name, "%s %s", rk ? rd_kafka_name(rk) : "rdkafka", facility);
     snprintf(line.text, sizeof line.text, "%s", text);
     len = offsetof(ka_log_line, text) + strlen(line.text) + 1;
-    entry = kai_ring_reserve(&logs.ring, len);
+    entry = is_ready() ? kai_ring_reserve(&logs.ring, len) : NULL;
     if (!entry) {
         atomic_fetch_add(&logs.lost, 1);
         return;
@@ -97,7 +107,8 @@ int ka_log_next(ka_log_line *line)
     const ka_log_line *entry;
     uint64_t pos;
 
-    init();
+    if (!is_ready())
+        return KA_EMPTY;
     pthread_mutex_lock(&logs.reader);
     pos = kai_ring_head(&logs.ring);
     entry = kai_ring_next(&logs.ring, &pos);
@@ -117,29 +128,29 @@ int64_t ka_log_lost(void)
 
 static int64_t check_line(void *self, int64_t arg)
 {
-    uint64_t pos = kai_ring_head(&logs.ring);
+    uint64_t pos;
 
     (void)self, (void)arg;
     if (atomic_load(&logs.closed))
         return KA_CLOSED;
+    if (!is_ready())
+        return KA_EMPTY;
+    pos = kai_ring_head(&logs.ring);
     return kai_ring_next(&logs.ring, &pos) ? KA_OK : KA_EMPTY;
 }
 
 int ka_wait_log(int64_t timeout_us)
 {
-    init();
     return (int)kai_wait_until(&logs.wake, timeout_us, check_line, NULL, 0);
 }
 
 void ka_log_close(void)
 {
-    init();
     atomic_store(&logs.closed, 1);
     kai_wake_notify(&logs.wake);
 }
 
 void ka_log_open(void)
 {
-    init();
     atomic_store(&logs.closed, 0);
 }

@@ -45,19 +45,18 @@ ka_mock *ka_wait_mock_open(int32_t brokers, ka_error *err)
     ka_mock *mock = calloc(1, sizeof *mock);
     ka_conf *conf = ka_conf_new();
 
-    if (!mock || !conf) {
-        kai_err_set(err, RD_KAFKA_RESP_ERR__CRIT_SYS_RESOURCE, NULL);
+    if (!mock || !conf || kai_process_init() != 0) {
+        kai_err_memory(err, "no memory for a cluster");
         ka_conf_free(conf);
         free(mock);
         return NULL;
     }
-    kai_process_init();
     mock->process = atomic_load(&kai_process);
     mock->brokers = brokers;
     /* No log: it would warn that it has no bootstrap servers. */
     mock->rk = kai_conf_create(conf, RD_KAFKA_PRODUCER, NULL, 0, NULL, err);
+    ka_conf_free(conf);
     if (!mock->rk) {
-        ka_conf_free(conf);
         free(mock);
         return NULL;
     }

@@ -4,7 +4,7 @@
  * been full, the control thread asks every leader for an offset, the cheapest request that goes to
  * just the threads that sleep.
  */
-#include <stdlib.h>
+#include <stddef.h>
 
 #include "ka_consumer.h"
 
@@ -12,38 +12,29 @@ enum { TIMEOUT_MS = 1000 };
 
 static const int64_t PAUSE_NS = 10000000; /* between two nudges */
 
-typedef struct {
-    kai_job job;
-    ka_consumer *c; /* outlives the job: the control thread is joined before the end */
-    rd_kafka_topic_partition_list_t *partitions;
-} nudge_job;
-
 /* Runs on the control thread. The answer does not matter. */
 static void run(kai_job *job)
 {
-    nudge_job *n = (nudge_job *)(void *)job;
-    ka_consumer *c = n->c;
+    ka_consumer *c = (ka_consumer *)(void *)((char *)job - offsetof(ka_consumer, nudge));
 
-    rd_kafka_offsets_for_times(c->rk, n->partitions, TIMEOUT_MS);
-    rd_kafka_topic_partition_list_destroy(n->partitions);
-    free(n);
-    atomic_store(&c->nudging, 0);
+    rd_kafka_offsets_for_times(c->rk, c->nudged, TIMEOUT_MS);
+    rd_kafka_topic_partition_list_destroy(c->nudged);
+    atomic_store(&c->nudging, 0); /* release: the next one begins after it */
     kai_wake_notify(&c->worker.wake);
 }
 
 static void start(ka_consumer *c)
 {
-    nudge_job *n = kai_must(malloc(sizeof *n));
     const partition *p;
 
-    *n = (nudge_job){.job.run = run, .c = c, .partitions = rd_kafka_topic_partition_list_new(16)};
+    c->nudge.run = run;
+    c->nudged = rd_kafka_topic_partition_list_new(16);
     for (place at = {0}; (p = kai_partition_next(c, &at, 0));)
-        rd_kafka_topic_partition_list_add(n->partitions, p->topic, p->number)->offset =
+        rd_kafka_topic_partition_list_add(c->nudged, p->topic, p->number)->offset =
             INT64_MAX; /* as a timestamp: found to be beyond the end without a search */
     atomic_store(&c->nudging, 1);
-    if (n->partitions->cnt == 0 || kai_control_submit(&c->control, &n->job) != 0) {
-        rd_kafka_topic_partition_list_destroy(n->partitions);
-        free(n);
+    if (c->nudged->cnt == 0 || kai_control_submit(&c->control, &c->nudge) != 0) {
+        rd_kafka_topic_partition_list_destroy(c->nudged);
         atomic_store(&c->nudging, 0);
     }
 }

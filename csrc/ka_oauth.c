@@ -48,9 +48,10 @@ ka_oauth *ka_oauth_new(void)
 {
     ka_oauth *o = calloc(1, sizeof *o);
 
-    if (!o)
+    if (!o || kai_process_init() != 0) {
+        free(o);
         return NULL;
-    kai_process_init();
+    }
     o->process = atomic_load(&kai_process);
     atomic_init(&o->references, 1);
     kai_wake_init(&o->wanted);

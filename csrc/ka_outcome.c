@@ -12,7 +12,7 @@ epoch *kai_epoch_open(ka_producer *p)
     epoch *e = calloc(1, sizeof *e);
 
     if (!e)
-        abort(); /* a few bytes for the sake of accounting: nothing sensible can go on */
+        return NULL;
     e->prev = p->last_epoch;
     *(e->prev ? &e->prev->next : &p->first_epoch) = e;
     return p->last_epoch = e;

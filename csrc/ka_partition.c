@@ -4,20 +4,39 @@
 
 #include "ka_consumer.h"
 
+/* Put it at the table's end. 0: no memory. */
+static int append(ka_consumer *c, topic *t)
+{
+    topic **topics;
+
+    pthread_mutex_lock(&c->lock);
+    topics = realloc(c->topics, (size_t)(c->topic_count + 1) * sizeof(topic *));
+    if (topics) {
+        c->topics = topics;
+        c->topics[c->topic_count++] = t;
+    }
+    pthread_mutex_unlock(&c->lock);
+    return topics != NULL;
+}
+
+static topic *make_topic(ka_consumer *c, const char *name)
+{
+    topic *t = calloc(1, sizeof *t);
+
+    if (t && (t->name = strdup(name)) && append(c, t))
+        return t;
+    if (t)
+        free(t->name);
+    free(t);
+    return NULL;
+}
+
 topic *kai_topic_find(ka_consumer *c, const char *name)
 {
-    topic *t;
-
     for (int64_t i = 0; i < c->topic_count; i++)
         if (strcmp(c->topics[i]->name, name) == 0)
             return c->topics[i];
-    t = kai_must(calloc(1, sizeof *t));
-    t->name = kai_must(strdup(name));
-    pthread_mutex_lock(&c->lock);
-    c->topics = kai_must(realloc(c->topics, (size_t)(c->topic_count + 1) * sizeof(topic *)));
-    c->topics[c->topic_count++] = t;
-    pthread_mutex_unlock(&c->lock);
-    return t;
+    return make_topic(c, name);
 }
 
 /* Where a partition stands or would: the first whose number is not smaller. Where all are known, a partition's
@@ -45,34 +64,52 @@ static partition *look_up(const topic *t, int32_t number)
     return at < t->size && t->partitions[at]->number == number ? t->partitions[at] : NULL;
 }
 
-static void insert(topic *t, partition *p)
+/* 0: no memory. Under lock. */
+static int insert(topic *t, partition *p)
 {
     int32_t at = place_of(t, p->number);
-    partition **partitions =
-        kai_must(realloc(t->partitions, ((size_t)t->size + 1) * sizeof(partition *)));
+    partition **partitions = realloc(t->partitions, ((size_t)t->size + 1) * sizeof(partition *));
 
+    if (!partitions)
+        return 0;
     memmove(partitions + at + 1, partitions + at, (size_t)(t->size - at) * sizeof(partition *));
     partitions[at] = p;
     t->partitions = partitions;
     t->size++;
+    return 1;
 }
 
 partition *kai_partition_find(ka_consumer *c, topic *t, int32_t number)
 {
     partition *p = look_up(t, number);
+    int placed;
 
     if (p)
         return p;
-    p = kai_must(calloc(1, sizeof *p));
+    if (!(p = calloc(1, sizeof *p)))
+        return NULL;
     p->topic = t->name;
     p->number = number;
     while (c->topics[p->topic_number] != t)
         p->topic_number++;
-    p->begin = p->position = p->processed = p->marked = p->stored = KA_OFFSET_NONE;
+    p->begin = p->position = p->processed = p->marked = p->stored = p->lacking = KA_OFFSET_NONE;
     pthread_mutex_lock(&c->lock);
-    insert(t, p);
+    placed = insert(t, p);
     pthread_mutex_unlock(&c->lock);
-    return p;
+    if (placed)
+        return p;
+    free(p);
+    return NULL;
+}
+
+int kai_partitions_prepare(ka_consumer *c, const rd_kafka_topic_partition_list_t *list)
+{
+    for (int i = 0; i < list->cnt; i++) {
+        topic *t = kai_topic_find(c, list->elems[i].topic);
+        if (!t || !kai_partition_find(c, t, list->elems[i].partition))
+            return 0;
+    }
+    return 1;
 }
 
 partition *kai_partition_next(const ka_consumer *c, place *at, int all)
@@ -128,7 +165,8 @@ partition *kai_partition_of(ka_consumer *c, const rd_kafka_message_t *m)
     if (!m->rkt || m->partition < 0)
         return NULL;
     if (!t || t->rkt != m->rkt) {
-        t = kai_topic_find(c, rd_kafka_topic_name(m->rkt));
+        if (!(t = kai_topic_find(c, rd_kafka_topic_name(m->rkt))))
+            return NULL;
         t->rkt = m->rkt;
         c->last_topic = t;
     }
@@ -198,14 +236,14 @@ static void adopt(ka_consumer *c, partition *p, rd_kafka_topic_partition_t *item
     p->leaving = p->sought = p->fetched = p->stopped = 0;
     p->searching = item->offset < 0;
     p->generation = ++c->generations;
-    p->marked = p->stored = KA_OFFSET_NONE;
+    p->marked = p->stored = p->lacking = KA_OFFSET_NONE;
 }
 
 void kai_partitions_adopt(ka_consumer *c, rd_kafka_topic_partition_list_t *list)
 {
     for (int i = 0; i < list->cnt; i++) {
         rd_kafka_topic_partition_t *item = &list->elems[i];
-        partition *p = kai_partition_find(c, kai_topic_find(c, item->topic), item->partition);
+        partition *p = kai_partition_at(c, item->topic, item->partition);
 
         kai_partition_forward(c, p);
         pthread_mutex_lock(&c->lock);

@@ -407,8 +407,6 @@ static ka_producer *new_producer(const ka_conf *conf, const ka_producer_options 
     kai_wake_init(&p->progressed);
     kai_wake_init(&p->worker.wake);
     kai_control_init(&p->control, "ka-control");
-    if (options->bound)
-        kai_control_keep_cpus(&p->control);
     p->worker.name = "ka-producer";
     p->worker.step = kai_producer_step;
     p->worker.end = kai_producer_end;
@@ -417,16 +415,25 @@ static ka_producer *new_producer(const ka_conf *conf, const ka_producer_options 
     p->worker.spin = options->idle == KA_IDLE_SPIN;
     p->worker.bound = options->bound;
     p->worker.cpu = options->cpu;
-    kai_epoch_open(p);
     return p;
 }
 
-/* Of a producer whose worker never ran. */
-static ka_producer *abandon(ka_producer *p, ka_error *err, rd_kafka_resp_err_t code,
-                            const char *text)
+/* The rest of what it needs memory for. NULL, or what it is that there is none for. */
+static const char *furnish(ka_producer *p, const ka_producer_options *options)
 {
-    if (code)
-        kai_err_set(err, code, text);
+    if (kai_ring_init(&p->ring, kai_ring_capacity(p)) != 0 ||
+        kai_results_init(&p->results, places(p), 2 * p->queue_bytes, &p->room_freed) != 0)
+        return "no address space for the queue: lower queue_bytes or queue_messages";
+    p->default_topic = options->topic ? ka_producer_topic(p, options->topic) : -1;
+    if (p->default_topic == KA_NOMEM || !kai_epoch_open(p) ||
+        (options->bound && kai_control_keep_cpus(&p->control) != 0))
+        return "no memory for a producer";
+    return NULL;
+}
+
+/* Of a producer whose worker never ran; *err says why. */
+static ka_producer *abandon(ka_producer *p)
+{
     free(p->first_epoch);
     atomic_store(&p->references, 1);
     kai_producer_unreference(p);
@@ -436,9 +443,9 @@ static ka_producer *abandon(ka_producer *p, ka_error *err, rd_kafka_resp_err_t c
 ka_producer *ka_wait_producer_open(ka_conf *conf, const ka_producer_options *options, ka_error *err)
 {
     ka_producer *p;
+    const char *lack;
     int error;
 
-    kai_process_init();
     if (options->queue_messages < 1 || options->queue_messages > MAX_MESSAGES ||
         options->queue_bytes < 1 || options->queue_bytes > (int64_t)ROOM_BYTES) {
         kai_err_set(err, RD_KAFKA_RESP_ERR__INVALID_ARG, "a bound of the queue is out of range");
@@ -448,22 +455,21 @@ ka_producer *ka_wait_producer_open(ka_conf *conf, const ka_producer_options *opt
     if (ka_conf_set(conf, "queue.buffering.max.messages", "10000000", err) != KA_OK ||
         ka_conf_set(conf, "queue.buffering.max.kbytes", "2147483647", err) != KA_OK)
         return NULL;
-    p = new_producer(conf, options);
+    p = kai_process_init() == 0 ? new_producer(conf, options) : NULL;
     if (!p) {
-        kai_err_set(err, RD_KAFKA_RESP_ERR__CRIT_SYS_RESOURCE, "out of memory");
+        kai_err_memory(err, "no memory for a producer");
         return NULL;
     }
-    if (kai_ring_init(&p->ring, kai_ring_capacity(p)) != 0 ||
-        kai_results_init(&p->results, places(p), 2 * p->queue_bytes, &p->room_freed) != 0)
-        return abandon(p, err, RD_KAFKA_RESP_ERR__CRIT_SYS_RESOURCE,
-                       "no address space for the queue: lower queue_bytes or queue_messages");
-    p->default_topic = options->topic ? ka_producer_topic(p, options->topic) : -1;
+    if ((lack = furnish(p, options))) {
+        kai_err_memory(err, lack);
+        return abandon(p);
+    }
     rd_kafka_conf_set_events(conf->rd, RD_KAFKA_EVENT_DR | RD_KAFKA_EVENT_ERROR);
     kai_trouble_watch(conf);
     kai_sasl_configure(&p->sasl, options->oauth, conf, on_token_wanted);
     p->rk = kai_conf_create(conf, RD_KAFKA_PRODUCER, p, options->log, kai_hops_watch, err);
     if (!p->rk)
-        return abandon(p, err, RD_KAFKA_RESP_ERR_NO_ERROR, NULL);
+        return abandon(p);
     p->events = rd_kafka_queue_get_main(p->rk);
     rd_kafka_queue_cb_event_enable(p->events, on_event, p);
     kai_sasl_open(&p->sasl, p->rk, &p->worker.wake, on_event, p);
@@ -472,7 +478,9 @@ ka_producer *ka_wait_producer_open(ka_conf *conf, const ka_producer_options *opt
         kai_sasl_close(&p->sasl);
         rd_kafka_queue_destroy(p->events);
         rd_kafka_destroy(p->rk);
-        return abandon(p, err, RD_KAFKA_RESP_ERR__CRIT_SYS_RESOURCE, kai_worker_refusal(error));
+        kai_err_worker(err, error);
+        return abandon(p);
     }
+    ka_conf_free(conf);
     return p;
 }

@@ -236,6 +236,7 @@ struct ka_producer {
     int64_t record_due_ns; /* when the record that waits in the ring has its time over */
     int64_t flight_due_ns; /* when a message that had waited in the ring has */
     int64_t call_due_ns;   /* when to look again at a call whose turn has not come */
+    int64_t memory_due_ns; /* when to try again what there was no memory or thread for */
     int64_t refresh_at_ns;
     int64_t purged_at_ns; /* 0: closing has not purged yet */
     int64_t purged_before;
@@ -243,7 +244,8 @@ struct ka_producer {
 
     kai_sasl sasl;
     kai_control control;
-    _Atomic int overriding; /* a job that overrides linger is queued or running */
+    kai_job override;       /* of linger */
+    _Atomic int overriding; /* it is queued or running */
 };
 
 static inline int64_t room_messages(uint64_t room)
@@ -291,6 +293,12 @@ static inline int kai_is_over(const ka_producer *p, int64_t accepted_ns, int64_t
     return now - accepted_ns >= p->message_timeout_ns;
 }
 
+/* Something can't be done for want of memory: the worker looks again soon. */
+static inline void kai_await_memory(ka_producer *p)
+{
+    p->memory_due_ns = kai_now_ns() + 100000000;
+}
+
 /* Whether everything that was admitted is with librdkafka. Worker, and only when no outcome
  * waits to be published. */
 static inline int kai_all_held(ka_producer *p)
@@ -316,7 +324,7 @@ uint64_t kai_ring_capacity(const ka_producer *p);
 
 /* ka_outcome.c; all on the worker, but for kai_publish_counts() */
 
-/* Begin the epoch that messages join from now on. */
+/* Begin the epoch that messages join from now on. NULL: no memory. */
 epoch *kai_epoch_open(ka_producer *p);
 /* Take a closed epoch without outstanding messages off the list. */
 void kai_epoch_end(ka_producer *p, epoch *e);
@@ -384,8 +392,9 @@ void kai_refresh_partitions(ka_producer *p);
 
 /* ka_transaction.c */
 
-/* In the background, since the producer closes: abort the open transaction, or finish its commit. */
-void kai_end_for_close(ka_producer *p);
+/* In the background, since the producer closes: abort the open transaction, or finish its commit. Returns whether
+ * there was memory for that. */
+int kai_end_for_close(ka_producer *p);
 
 /* ka_drain.c; all on the worker */
 

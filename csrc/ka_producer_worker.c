@@ -1,4 +1,5 @@
 /* The producer's worker: flush, close, end. */
+#include <stddef.h>
 #include <stdlib.h>
 #include <syslog.h>
 
@@ -9,18 +10,12 @@ enum { FLUSH_SLICE_MS = 100 };
 static const int64_t ADMITTED_NS = 1000000;
 static const int64_t PURGE_GRACE_NS = 500000000; /* for librdkafka to report what it purged */
 
-typedef struct {
-    kai_job job;
-    ka_producer *p; /* outlives the job: the control thread is joined before the end */
-} override_job;
-
 /* rd_kafka_flush() makes librdkafka ignore linger.ms while it waits; delivery reports are events, so
  * it serves none of them. */
 static void run_override(kai_job *job)
 {
-    ka_producer *p = ((override_job *)(void *)job)->p;
+    ka_producer *p = (ka_producer *)(void *)((char *)job - offsetof(ka_producer, override));
 
-    free(job);
     rd_kafka_flush(p->rk, FLUSH_SLICE_MS);
     atomic_store(&p->overriding, 0);
     kai_wake_notify(&p->worker.wake);
@@ -28,31 +23,37 @@ static void run_override(kai_job *job)
 
 static void override_linger(ka_producer *p)
 {
-    override_job *o;
-
-    if (!p->linger || atomic_load(&p->overriding) || !(o = malloc(sizeof *o)))
+    /* With nothing to wait for, it would return at once, again and again. */
+    if (!p->linger || atomic_load(&p->held_messages) == 0 || atomic_load(&p->overriding))
         return;
-    *o = (override_job){.job.run = run_override, .p = p};
+    p->override.run = run_override;
     atomic_store(&p->overriding, 1);
-    if (kai_control_submit(&p->control, &o->job) != 0) {
+    if (kai_control_submit(&p->control, &p->override) != 0) {
         atomic_store(&p->overriding, 0);
-        free(o);
+        kai_await_memory(p);
     }
+}
+
+/* What was drained so far is what the flushes asked for until now wait for. */
+static int close_epoch(ka_producer *p)
+{
+    epoch *e = p->last_epoch;
+
+    if (!kai_epoch_open(p)) {
+        kai_await_memory(p);
+        return 0;
+    }
+    p->closed_epochs = e->end = p->drained;
+    if (e->outstanding == 0)
+        kai_epoch_end(p, e);
+    return 1;
 }
 
 static int serve_flushes(ka_producer *p)
 {
     uint64_t asked = atomic_load(&p->flush_asked);
-    int served = 0;
+    int served = asked > p->closed_epochs && p->drained >= asked && close_epoch(p);
 
-    if (asked > p->closed_epochs && p->drained >= asked) {
-        epoch *e = p->last_epoch;
-        kai_epoch_open(p);
-        p->closed_epochs = e->end = p->drained;
-        if (e->outstanding == 0)
-            kai_epoch_end(p, e);
-        served = 1;
-    }
     if (asked > atomic_load(&p->flushed))
         override_linger(p);
     return served;
@@ -76,11 +77,13 @@ static int is_open(int transaction)
  * has begun is finished. */
 static int ends_transaction(ka_producer *p)
 {
-    if (!p->closing_began && is_open(atomic_load(&p->transaction))) {
-        p->closing_began = 1;
-        kai_end_for_close(p);
+    if (!p->closing_began) {
+        if (!is_open(atomic_load(&p->transaction)))
+            return 0;
+        if ((p->closing_began = kai_end_for_close(p)) == 0)
+            kai_await_memory(p);
     }
-    return p->closing_began && !atomic_load(&p->closing_ended);
+    return !atomic_load(&p->closing_ended);
 }
 
 /* What closing took away: by purging, or with a transaction. */
@@ -116,7 +119,7 @@ static int64_t serve_close(ka_producer *p)
     }
     if (outstanding && now < p->purged_at_ns + PURGE_GRACE_NS)
         return p->purged_at_ns + PURGE_GRACE_NS;
-    /* A caller that was held up between admission and the ring; what it has no memory for is written off. */
+    /* A caller that was held up between admission and the ring. */
     if (!kai_all_held(p) && now < p->purged_at_ns + 2 * PURGE_GRACE_NS)
         return now + ADMITTED_NS;
     kai_write_off(p);
@@ -148,17 +151,25 @@ static int64_t earlier(int64_t a, int64_t b)
 int64_t kai_producer_step(void *self)
 {
     ka_producer *p = self;
-    int drained = kai_drain_ring(p), served = kai_serve_events(p) | kai_sasl_serve(&p->sasl, p->rk);
-    int called = kai_serve_calls(p), flushed = serve_flushes(p);
-    int64_t next = earlier(earlier(p->record_due_ns, p->call_due_ns), kai_serve_timeouts(p));
+    int drained, served;
+    int64_t next;
 
+    p->memory_due_ns = KAI_FOREVER;
+    drained = kai_drain_ring(p);
+    served = kai_serve_events(p);
+    served |= kai_sasl_serve(&p->sasl, p->rk);
+    served |= kai_serve_calls(p);
+    served |= serve_flushes(p);
+    next = earlier(earlier(p->record_due_ns, p->call_due_ns), kai_serve_timeouts(p));
     if (drained)
         return KAI_STEP_AGAIN;
-    if (served || called || flushed)
+    if (served)
         return KAI_STEP_SERVED;
     if (atomic_load(&p->state) == CLOSING)
-        return earlier(next, serve_close(p));
-    return p->refresh_ns == KAI_FOREVER ? next : earlier(next, serve_refresh(p));
+        next = earlier(next, serve_close(p));
+    else if (p->refresh_ns != KAI_FOREVER)
+        next = earlier(next, serve_refresh(p));
+    return earlier(next, p->memory_due_ns);
 }
 
 /* The worker's last act. Destroying a client joins its threads, which may sit in name resolution;

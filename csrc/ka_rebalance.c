@@ -96,17 +96,30 @@ static void announce(ka_consumer *c)
         kai_block_invalidate(c); /* so that the polling thread looks */
 }
 
-static void put_down(ka_consumer *c, int kind, const rd_kafka_topic_partition_list_t *list,
-                     int incremental, int complete)
+/* Have what is needed to tell the application of these. librdkafka waits for us meanwhile. NULL: it can't be
+ * told any more. */
+static rebalance *prepare(ka_consumer *c, const rd_kafka_topic_partition_list_t *list)
 {
-    rebalance *r = kai_must(calloc(1, sizeof *r)), **at;
+    rebalance *r = NULL;
 
+    while (!kai_partitions_prepare(c, list) || !(r = calloc(1, sizeof *r)))
+        if (!kai_await_memory(c))
+            return NULL;
+    return r;
+}
+
+/* 0: the application can't be told any more. */
+static int put_down(ka_consumer *c, int kind, const rd_kafka_topic_partition_list_t *list,
+                    int incremental, int complete)
+{
+    rebalance *r = prepare(c, list), **at;
+
+    if (!r)
+        return 0;
     r->kind = kind;
     r->list = rd_kafka_topic_partition_list_copy(list);
     r->incremental = incremental;
     r->complete = complete;
-    for (int i = 0; i < list->cnt; i++) /* it must be in the table when it is told */
-        kai_partition_find(c, kai_topic_find(c, list->elems[i].topic), list->elems[i].partition);
     pthread_mutex_lock(&c->lock);
     for (at = &c->first_rebalance; *at; at = &(*at)->next)
         continue;
@@ -114,6 +127,7 @@ static void put_down(ka_consumer *c, int kind, const rd_kafka_topic_partition_li
     announce(c);
     pthread_mutex_unlock(&c->lock);
     kai_wake_notify(&c->ready);
+    return 1;
 }
 
 /* Take the one at *at off the list. */
@@ -332,7 +346,7 @@ static int matches(const char *subscribed, const char *name)
     if (*subscribed != '^')
         return strcmp(subscribed, name) == 0;
     if (regcomp(&pattern, subscribed, REG_EXTENDED | REG_NOSUB) != 0)
-        return 0;
+        return 1; /* librdkafka could: there is no memory, so what it says stands */
     found = regexec(&pattern, name, 0, NULL, 0) == 0;
     regfree(&pattern);
     return found;
@@ -362,11 +376,15 @@ static int is_lost(ka_consumer *c, const rd_kafka_topic_partition_list_t *list)
 
 static void on_assign(ka_consumer *c, rd_kafka_topic_partition_list_t *list, int incremental)
 {
-    if (!is_member(c))
+    int tells = c->options.callbacks & KA_ON_ASSIGN, member = is_member(c);
+
+    if (member && tells)
+        member = put_down(c, KA_ON_ASSIGN, list, incremental, 0);
+    while (member && !tells && !kai_partitions_prepare(c, list))
+        member = kai_await_memory(c);
+    if (!member)
         give(c, list, incremental); /* it is taken back soon */
-    else if (c->options.callbacks & KA_ON_ASSIGN)
-        put_down(c, KA_ON_ASSIGN, list, incremental, 0);
-    else
+    else if (!tells)
         assign(c, list, incremental);
 }
 
@@ -384,9 +402,8 @@ static void on_revoke(ka_consumer *c, const rd_kafka_topic_partition_list_t *lis
         if (seen)
             forfeit(c, told);
         take_back(c, list, incremental);
-    } else if (seen && c->options.callbacks & KA_ON_REVOKE) {
-        put_down(c, KA_ON_REVOKE, list, incremental, 0);
-    } else {
+    } else if (!seen || !(c->options.callbacks & KA_ON_REVOKE) ||
+               !put_down(c, KA_ON_REVOKE, list, incremental, 0)) {
         revoke(c, list, incremental);
     }
     rd_kafka_topic_partition_list_destroy(told);

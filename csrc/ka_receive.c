@@ -1,4 +1,5 @@
 /* The consumer's worker: from librdkafka's queues into the ring. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <syslog.h>
@@ -8,6 +9,9 @@
 
 enum { POLL = 512 }; /* messages between two looks at everything else */
 enum { CLOCK = 8 };  /* messages between two looks at the clock */
+
+static const int64_t LACKING_NS =
+    500000000; /* until a message that there was no memory for is fetched again */
 
 static int has_room(const ka_consumer *c)
 {
@@ -44,28 +48,53 @@ static void push_end(ka_consumer *c, partition *p, int64_t offset)
     kai_wake_notify(&c->ready);
 }
 
+/* There is no memory for a message: it is fetched again after a while. The application is told of each once. */
+static void lack(ka_consumer *c, partition *p, const rd_kafka_message_t *m, size_t bytes)
+{
+    char text[128];
+    ka_error error;
+
+    if (p->lacking != m->offset) {
+        snprintf(text, sizeof text,
+                 "no memory for a message of %zu bytes: it comes when there is, or seek beyond it",
+                 bytes);
+        kai_err_memory(&error, text);
+        kai_push_failure(c, p, m->offset, &error);
+    }
+    p->lacking = m->offset;
+    p->sought = 1;
+    if (c->seek_ns > kai_now_ns() + LACKING_NS)
+        c->seek_ns = kai_now_ns() + LACKING_NS;
+}
+
 static void push_message(ka_consumer *c, partition *p, const rd_kafka_message_t *m)
 {
     rd_kafka_headers_t *headers = kai_headers_of(m);
     size_t headers_len = kai_headers_size(headers), bytes = m->len + m->key_len + headers_len;
-    int external = bytes > KAI_MAX_INLINE;
+    char *external = bytes > KAI_MAX_INLINE ? malloc(bytes) : NULL;
     size_t len = sizeof(entry) + (external ? 0 : bytes);
     rd_kafka_timestamp_type_t type;
-    entry *e = kai_must(kai_ring_reserve(&c->ring, len)); /* sized for what has_room() lets in */
-    char *to = (char *)(e + 1);
+    entry *e;
+    char *to;
 
+    if (bytes > KAI_MAX_INLINE && !external) {
+        lack(c, p, m, bytes);
+        return;
+    }
+    p->lacking = KA_OFFSET_NONE;
+    e = kai_must(kai_ring_reserve(&c->ring, len)); /* sized for what has_room() lets in */
     *e = (entry){.partition = p,
                  .generation = p->generation,
                  .offset = m->offset,
                  .timestamp_ms = rd_kafka_message_timestamp(m, &type),
                  .arrived_ns = c->arrived_ns,
-                 .external = external ? kai_must(malloc(bytes)) : NULL,
+                 .external = external,
                  .value_len = m->payload ? (uint32_t)m->len : KAI_NONE,
                  .key_len = m->key ? (uint32_t)m->key_len : KAI_NONE,
                  .headers_len = (uint32_t)headers_len};
     e->timestamp_type = (int16_t)type;
     kai_age_note(&c->arrival, e, (c->arrived_ns + c->wall_ns) / 1000000);
-    to = kai_append(external ? e->external : to, m->payload, (int64_t)m->len);
+    to = kai_append(external ? external : (char *)(e + 1), m->payload, (int64_t)m->len);
     to = kai_append(to, m->key, (int64_t)m->key_len);
     if (headers_len)
         kai_headers_pack(headers, to);

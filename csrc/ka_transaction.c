@@ -193,22 +193,21 @@ static int is_all_held(ka_producer *p, call *c)
     return kai_all_held(p);
 }
 
-void kai_end_for_close(ka_producer *p)
+int kai_end_for_close(ka_producer *p)
 {
     call *c = kai_call_new(p, -1, run_transact);
     int commits =
         atomic_load(&p->transaction) == KA_TXN_ENDING && atomic_load(&p->ending) == KA_COMMIT;
 
-    if (!c) {
-        atomic_store(&p->closing_ended, 1);
-        return;
-    }
+    if (!c)
+        return 0;
     c->kind = commits ? KA_COMMIT : KA_ABORT;
     c->is_ready = commits ? is_all_held : is_discarded;
     c->ended = closing_ended;
     c->even_closing = 1;
     c->deadline_ns = atomic_load(&p->close_deadline_ns);
     kai_call_background(p, c);
+    return 1;
 }
 
 int ka_producer_step_told(ka_producer *p)

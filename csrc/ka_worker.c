@@ -23,6 +23,7 @@ static struct {
     _Atomic int64_t lost;
     kai_wake ended;
     pthread_mutex_t births; /* protects refused of workers; held until the new thread is bound */
+    int registered;         /* the fork handler; under births */
 } process = {.ended = KAI_WAKE_STATIC, .births = PTHREAD_MUTEX_INITIALIZER};
 
 /* Runs in the child. The threads of the parent are not there, and one of them may have held a
@@ -36,16 +37,16 @@ static void after_fork_in_child(void)
     pthread_mutex_init(&process.births, NULL);
 }
 
-static void register_fork(void)
+int kai_process_init(void)
 {
-    pthread_atfork(NULL, NULL, after_fork_in_child);
-}
+    int error = 0;
 
-void kai_process_init(void)
-{
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
-
-    pthread_once(&once, register_fork);
+    pthread_mutex_lock(&process.births);
+    if (!process.registered)
+        error = pthread_atfork(NULL, NULL, after_fork_in_child);
+    process.registered |= !error;
+    pthread_mutex_unlock(&process.births);
+    return error;
 }
 
 void kai_lose(int64_t messages)
@@ -220,7 +221,7 @@ static int bind_thread(pthread_t thread, int cpu)
     int error;
 
     if (!set)
-        return EINVAL;
+        return cpu < 0 ? EINVAL : ENOMEM;
     CPU_ZERO_S(size, set);
     CPU_SET_S((size_t)cpu, size, set);
     error = pthread_setaffinity_np(thread, size, set);
@@ -254,9 +255,10 @@ static int start_bound(pthread_t *thread, kai_worker *worker)
 int kai_worker_start(kai_worker *worker)
 {
     pthread_t thread;
-    int error;
+    int error = kai_process_init();
 
-    kai_process_init();
+    if (error)
+        return error;
     atomic_fetch_add(&process.workers, 1);
     error =
         worker->bound ? start_bound(&thread, worker) : start_thread(&thread, run_worker, worker);
@@ -267,10 +269,16 @@ int kai_worker_start(kai_worker *worker)
     return error;
 }
 
+int kai_is_shortage(int error)
+{
+    return error == EAGAIN || error == ENOMEM;
+}
+
 const char *kai_worker_refusal(int error)
 {
-    return error == EAGAIN
-               ? "the worker thread did not start: raise the limit of threads"
+    return kai_is_shortage(error)
+               ? "the worker thread did not start: there is no memory for it, or the limit of "
+                 "threads is reached: raise it"
                : "the worker thread can't be bound to that CPU: give another cpu, or none";
 }
 
@@ -281,18 +289,21 @@ void kai_control_init(kai_control *control, const char *name)
     pthread_cond_init(&control->cond, NULL);
 }
 
-void kai_control_keep_cpus(kai_control *control)
+int kai_control_keep_cpus(kai_control *control)
 {
 #ifdef __linux__
     cpu_set_t *cpus = malloc(sizeof *cpus);
 
-    if (cpus && sched_getaffinity(0, sizeof *cpus, cpus) == 0)
+    if (!cpus)
+        return -1;
+    if (sched_getaffinity(0, sizeof *cpus, cpus) == 0)
         control->cpus = cpus;
     else
         free(cpus);
 #else
     (void)control;
 #endif
+    return 0;
 }
 
 /* Wait for a job; NULL at the end. */

@@ -33,9 +33,10 @@ typedef struct {
     int refused;    /* the starter's: it can't be bound */
 } kai_worker;
 
-/* 0, or an errno: nothing of the worker was called. EAGAIN: no thread; anything else: it can't be
- * bound to its CPU. */
+/* 0, or an errno: nothing of the worker was called. A shortage: no thread or no memory; anything else: it can't
+ * be bound to its CPU. */
 int kai_worker_start(kai_worker *worker);
+int kai_is_shortage(int error);
 /* What to tell the application of such an errno; static storage. */
 const char *kai_worker_refusal(int error);
 
@@ -58,8 +59,8 @@ typedef struct {
 
 void kai_control_init(kai_control *control, const char *name);
 /* Let the thread run where the calling thread may, instead of where the one may that submits the first
- * job, which is a worker that may be bound to a CPU. */
-void kai_control_keep_cpus(kai_control *control);
+ * job, which is a worker that may be bound to a CPU. 0, or -1 without memory. */
+int kai_control_keep_cpus(kai_control *control);
 /* 0, or an errno: the job was not taken. */
 int kai_control_submit(kai_control *control, kai_job *job);
 /* Run what is queued, then end the thread. No job may be submitted any more. */
@@ -68,8 +69,8 @@ void kai_control_fini(kai_control *control);
 
 /* Changes in the child of a fork: an object with another number belongs to the parent. */
 extern _Atomic uint32_t kai_process;
-/* Register the fork handler; before the first object. */
-void kai_process_init(void);
+/* Register the fork handler; before the first object. 0, or an errno: no memory. */
+int kai_process_init(void);
 
 /* Count messages that were purged with nobody to tell. */
 void kai_lose(int64_t messages);

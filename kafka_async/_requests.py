@@ -62,18 +62,25 @@ def poll_error(status: int, error: ffi.CData, where: ffi.CData) -> Exception:
     if status != lib.KA_FAILED:
         return state_error(status)
     at = from_native(where) if where.topic != ffi.NULL else None
+    if error.code == lib.KA_NOMEM:
+        return MemoryError(_place(at) + ffi.string(error.text).decode())
     if ffi.string(error.name) == b"_PARTITION_EOF":
         return _placed(errors.from_native(errors.PartitionEnd, error), at)
     return _placed(errors.from_native(errors.ConsumerError, error), at)
 
 
+def _place(at: TopicPartition | None) -> str:
+    if at is None:
+        return ""
+    offset = "" if at.offset is None else f", offset {at.offset}"
+    return f"partition {at.partition} of topic {at.topic!r}{offset}: "
+
+
 def _placed(error: errors.ConsumerError, at: TopicPartition | None) -> errors.ConsumerError:
     if at is None:
         return error
-    name = f"partition {at.partition} of topic {at.topic!r}"
-    offset = "" if at.offset is None else f", offset {at.offset}"
     text = _TEXTS.get(error.name, str(error))
-    placed = errors.reworded(type(error), error, f"{name}{offset}: {text}")
+    placed = errors.reworded(type(error), error, _place(at) + text)
     placed.partition = at
     return placed
 

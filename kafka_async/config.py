@@ -246,19 +246,26 @@ def properties() -> dict[str, str]:
     dict
         Name -> ``"P"`` (producer), ``"C"`` (consumer) or ``"*"`` (both). A name that exists for
         both kinds with different meanings is ``"*"``.
+
+    Raises
+    ------
+    MemoryError
+        The native core had no memory for the table.
     """
     size = 1 << 20
     buf = ffi.new("char[]", size)
     length = lib.ka_conf_properties(buf, size)
+    if length < 0:
+        raise MemoryError("no memory for librdkafka's table of properties")
     found: dict[str, str] = {}
-    for line in ffi.buffer(buf, max(0, min(length, size)))[:].decode(errors="replace").splitlines():
+    for line in ffi.buffer(buf, min(length, size))[:].decode(errors="replace").splitlines():
         cells = [cell.strip() for cell in line.split("|")]
         if len(cells) > 2 and cells[1] in ("P", "C", "*"):
             found[cells[0]] = cells[1] if found.get(cells[0], cells[1]) == cells[1] else "*"
     return found
 
 
-def native_error(error: ffi.CData) -> KafkaError:
+def native_error(error: ffi.CData) -> Exception:
     """Tell why a client could not be made.
 
     Parameters
@@ -268,10 +275,12 @@ def native_error(error: ffi.CData) -> KafkaError:
 
     Returns
     -------
-    KafkaError
-        A ConfigError where a configuration is at fault.
+    Exception
+        A KafkaError, which is a ConfigError where a configuration is at fault; or a MemoryError.
     """
     text = ffi.string(error.text).decode(errors="replace")
+    if error.code == lib.KA_NOMEM:
+        return MemoryError(text)
     name = ffi.string(error.name).decode()
     if name == "_INVALID_ARG":
         found = re.search(r"[`'\"]([a-z0-9_]+(?:\.[a-z0-9_]+)+)[`'\"]", text)

@@ -82,6 +82,8 @@ class Looped:
     ------
     RuntimeError
         No event loop is running.
+    OSError, MemoryError
+        There is no file descriptor, or no memory, for the bell.
     """
 
     awaits = True
@@ -96,8 +98,10 @@ class Looped:
             raise RuntimeError(f"no event loop is running: make a {what} of kafka_async.aio in a coroutine") from None
         bell = lib.ka_bell_new()
         if not bell:
-            raise OSError(f"no file descriptor is left for the {what}: close some, or raise the limit (ulimit -n)")
+            raise MemoryError(f"no memory for the {what}")
         self.bell = ffi.gc(bell, lib.ka_bell_release)
+        if lib.ka_bell_descriptor(bell) < 0:
+            raise OSError(f"no file descriptor is left for the {what}: close some, or raise the limit (ulimit -n)")
         self._waiting: dict[asyncio.Future[int], Callable[[], int]] = {}
         self._serve: Callable[[], bool] | None = None
         self._attend: Callable[[], object] | None = None

@@ -43,6 +43,7 @@ from typing import TYPE_CHECKING, Any
 from kafka_async import errors
 from kafka_async._fast import keep
 from kafka_async._native import ffi, lib
+from kafka_async.config import native_error
 from kafka_async.message import check_topic
 from kafka_async.testing._names import api_number, error_codes
 
@@ -87,7 +88,7 @@ class MockCluster:
         error = ffi.new("ka_error *")
         mock = lib.ka_wait_mock_open(brokers, error)
         if not mock:
-            raise errors.from_native(errors.KafkaError, error)
+            raise native_error(error)
         self._servers = ffi.string(lib.ka_mock_bootstrap_servers(mock)).decode()
         # Closed with the last reference: stop() gives ours back, and a call on another thread has one of its own
         # until it returns. So no method keeps it in a variable, which an exception's traceback would keep alive.
