@@ -63,7 +63,8 @@ ka_mock *ka_wait_mock_open(int32_t brokers, ka_error *err)
     mock->cluster = rd_kafka_mock_cluster_new(mock->rk, brokers);
     if (!mock->cluster) {
         kai_err_set(err, RD_KAFKA_RESP_ERR__CRIT_SYS_RESOURCE, "the mock cluster did not start");
-        ka_wait_mock_close(mock);
+        rd_kafka_destroy(mock->rk);
+        free(mock);
         return NULL;
     }
     return mock;
@@ -153,8 +154,7 @@ void ka_wait_mock_close(ka_mock *mock)
 {
     if (is_forked(mock))
         return;
-    if (mock->cluster)
-        rd_kafka_mock_cluster_destroy(mock->cluster);
+    rd_kafka_mock_cluster_destroy(mock->cluster);
     rd_kafka_destroy(mock->rk);
     free(mock);
 }

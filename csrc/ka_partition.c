@@ -243,7 +243,7 @@ void kai_partitions_adopt(ka_consumer *c, rd_kafka_topic_partition_list_t *list)
 {
     for (int i = 0; i < list->cnt; i++) {
         rd_kafka_topic_partition_t *item = &list->elems[i];
-        partition *p = kai_partition_at(c, item->topic, item->partition);
+        partition *p = kai_must(kai_partition_at(c, item->topic, item->partition)); /* prepared */
 
         kai_partition_forward(c, p);
         pthread_mutex_lock(&c->lock);

@@ -56,13 +56,11 @@ static inline uint32_t fuzz_size(fuzz_input *in)
 static inline char *fuzz_bytes(fuzz_input *in, size_t len)
 {
     size_t given = len < in->left ? len : in->left;
-    char *bytes = malloc(len);
+    char *bytes = calloc(1, len + !len); /* of its exact size, unless that is 0 */
 
-    FUZZ_CHECK(bytes || !len);
-    if (len) {
-        memset(bytes, 0, len);
+    FUZZ_CHECK(bytes);
+    if (given)
         memcpy(bytes, in->at, given);
-    }
     in->at += given;
     in->left -= given;
     return bytes;

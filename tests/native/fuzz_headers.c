@@ -73,6 +73,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     char *block = built ? build(&in, &len) : fuzz_bytes(&in, in.left);
 
     block = realloc(block, (size_t)len + !len); /* its exact size */
+    FUZZ_CHECK(block);
     valid = is_valid((const uint8_t *)block, (uint64_t)len, &plain);
     FUZZ_CHECK(valid || !built);
     FUZZ_CHECK(kai_headers_valid(block, len) == valid);

@@ -240,7 +240,8 @@ static char *headers_of(fuzz_input *in, int64_t *len)
     char *block = malloc(sizeof sizes + sizes[0] + value_len), *data = fuzz_text(in, sizes[0]);
 
     for (uint32_t i = 0; i < sizes[0]; i++)
-        data[i] = data[i] ? data[i] : 'x'; /* a NUL ends a name */
+        if (!data[i])
+            data[i] = 'x'; /* a NUL ends a name */
     sizes[1] = sizes[1] == 11 ? KAI_NONE : sizes[1];
     kai_append(kai_append(block, sizes, sizeof sizes), data, sizes[0]);
     memset(block + sizeof sizes + sizes[0], 'v', value_len);

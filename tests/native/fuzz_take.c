@@ -188,8 +188,8 @@ static given *make(fuzz_input *in)
         g->m.err = kind == 250 ? (rd_kafka_resp_err_t)DENIED : RD_KAFKA_RESP_ERR__PARTITION_EOF;
         return g;
     }
-    g->m.payload = part(in, kind & 1, &g->m.len);
-    g->m.key = part(in, kind & 2, &g->m.key_len);
+    g->m.payload = part(in, (kind & 1) != 0, &g->m.len);
+    g->m.key = part(in, (kind & 2) != 0, &g->m.key_len);
     g->timestamp_ms = kind & 4 ? (int64_t)fuzz_number(in, 8) : 5;
     g->type = (rd_kafka_timestamp_type_t)fuzz_below(in, 3);
     if (kind & 8)

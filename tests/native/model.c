@@ -661,7 +661,7 @@ static uint64_t do_update(uintptr_t at, size_t size, int kind, uint64_t value, i
     return old;
 }
 
-/* It fails for a store that differs, which may be an old one; a weak one may fail for no reason once in a row. */
+/* It fails for a store that differs, which may be an old one. That a weak one may fail for no reason is left out. */
 static int do_compare(uintptr_t at, size_t size, uint64_t *expected, uint64_t value, int order,
                       int failure)
 {
@@ -675,7 +675,7 @@ static int do_compare(uintptr_t at, size_t size, uint64_t *expected, uint64_t va
     for (int i = l->count - 1; i >= oldest(l, failure); i--)
         if (l->stores[i].value != *expected)
             options[n++] = i;
-    which = options[choose(n)];
+    which = n ? options[choose(n)] : l->count - 1; /* the last one is always among them */
     if (l->stores[which].value == *expected) {
         replace(l, value, order);
         note("exchanged", at, value, l->count - 1);

@@ -52,7 +52,7 @@ static void admit(void)
 
 static uint64_t content(int writer, int i)
 {
-    return (uint64_t)(writer * 16 + i + 1);
+    return (uint64_t)writer * 16 + (uint64_t)i + 1;
 }
 
 /* Without admission, as log lines are put, a full ring is met; they would be lost, here they wait. */
