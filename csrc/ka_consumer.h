@@ -259,7 +259,7 @@ static inline int64_t kai_entry_bytes(const entry *e)
 
 /* Drop one of the two references. */
 void kai_consumer_unreference(ka_consumer *c);
-/* Memory in a ring that is sized for it. */
+/* What must be there: a place in a ring that is sized for it, a partition that was prepared. */
 void *kai_must(void *memory);
 /* On the worker: wait a moment for memory. 0: it is not worth it, since nobody will read any more. */
 int kai_await_memory(ka_consumer *c);
