@@ -3,7 +3,7 @@
 #include "fuzz.h"
 #include "ka_ring.h"
 
-enum { PENDING = 64, HEADER = 16, LARGE = 1 << 20 };
+enum { PENDING = 64, HEADER = 16, LARGE = 16384 };
 
 /* What was reserved and not released, in order. */
 typedef struct {
