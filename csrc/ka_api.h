@@ -495,6 +495,8 @@ int ka_consumer_keep(ka_consumer *c);
 int64_t ka_consumer_take_messages(ka_consumer *c, int64_t max, ka_messages **out, ka_error *err,
                                   ka_partition *where);
 void ka_messages_free(ka_messages *messages);
+/* Take the last of them back: they come again, as after a seek. The polling thread's own call. NULL: no memory. */
+ka_command *ka_consumer_put_back(ka_consumer *c);
 
 /* Wait until ka_consumer_take() would return something. KA_TIMEOUT, KA_INTERRUPTED, KA_BUSY,
  * KA_CLOSED, KA_FORKED. */

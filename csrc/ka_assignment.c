@@ -349,6 +349,34 @@ static int run_seek(consumer_command *command)
     return KA_OK;
 }
 
+static int run_put_back(consumer_command *command)
+{
+    ka_consumer *c = command->c;
+    partition *p;
+
+    pthread_mutex_lock(&c->lock);
+    kai_block_invalidate(c);
+    for (place at = {0}; (p = kai_partition_next(c, &at, 0));) {
+        if (p->batch_begin == KA_OFFSET_NONE)
+            continue;
+        p->begin = p->position = p->batch_begin;
+        p->batch_begin = KA_OFFSET_NONE;
+        restart(c, p);
+    }
+    c->handed_out -= c->batch_count;
+    c->purged += c->batch_count;
+    c->batch_count = 0;
+    pthread_mutex_unlock(&c->lock);
+    c->seek_ns = 0;
+    kai_seek_all(c, kai_now_ns());
+    return KA_OK;
+}
+
+ka_command *ka_consumer_put_back(ka_consumer *c)
+{
+    return kai_command_submit(kai_command_new(c, run_put_back, NULL, 0));
+}
+
 ka_command *ka_consumer_seek(ka_consumer *c, const ka_partition *to)
 {
     return kai_command_submit(kai_command_new(c, run_seek, to, 1));

@@ -44,6 +44,7 @@ int kai_block_settle(ka_consumer *c, int all)
     }
     for (; all && c->moved; c->moved = c->moved->next_moved) {
         c->moved->processed = c->moved->position;
+        c->moved->batch_begin = KA_OFFSET_NONE;
         c->moved->moved = 0;
     }
     return progressed;
@@ -151,12 +152,11 @@ static void set_row(const columns *to, int64_t i, const entry *e, int64_t at)
         *to->top = p->topic_number;
 }
 
-void kai_age_note(kai_hist *hist, const entry *e, int64_t wall_ms)
+void kai_age_note(kai_hist *hist, int64_t type, int64_t timestamp_ms, int64_t wall_ms)
 {
     int64_t ms, ns;
 
-    if (e->timestamp_type != KA_TIMESTAMP_NONE &&
-        !__builtin_sub_overflow(wall_ms, e->timestamp_ms, &ms) &&
+    if (type != KA_TIMESTAMP_NONE && !__builtin_sub_overflow(wall_ms, timestamp_ms, &ms) &&
         !__builtin_mul_overflow(ms, (int64_t)1000000, &ns))
         kai_hist_note(hist, ns);
 }
@@ -177,7 +177,7 @@ static moment moment_now(void)
 static void note_take(ka_consumer *c, const entry *e, const moment *now)
 {
     kai_hist_note(&c->ring_latency, now->ns - e->arrived_ns);
-    kai_age_note(&c->age, e, now->wall_ms);
+    kai_age_note(&c->age, e->timestamp_type, e->timestamp_ms, now->wall_ms);
 }
 
 /* Of an entry that is no message. */
@@ -194,7 +194,7 @@ static void tell(const entry *e, ka_error *err, ka_partition *where)
     }
 }
 
-static void fill_row(ka_consumer *c, const entry *e, const moment *now)
+static void fill_row(ka_consumer *c, const entry *e)
 {
     ka_block *b = &c->block;
     int64_t i = b->count++;
@@ -203,7 +203,7 @@ static void fill_row(ka_consumer *c, const entry *e, const moment *now)
     c->row_partition[i] = e->partition;
     c->row_generation[i] = e->generation;
     set_row(&to, i, e, e->external ? 0 : (const char *)(e + 1) - b->base);
-    note_take(c, e, now);
+    c->row_arrived_ns[i] = e->arrived_ns;
 }
 
 /* Pass an entry that no message comes of, maybe again: a block may be described anew. Returns KA_FAILED if the application is to
@@ -226,6 +226,7 @@ static int64_t fill(ka_consumer *c, ka_error *err, ka_partition *where)
     entry *e;
 
     c->block_ns = now.ns;
+    c->block_wall_ms = now.wall_ms;
     b->base = c->ring.memory;
     b->size = (int64_t)c->ring.capacity;
     while (b->count < KA_BLOCK && skipped < SKIP && (e = kai_ring_next(&c->ring, &at))) {
@@ -244,12 +245,24 @@ static int64_t fill(ka_consumer *c, ka_error *err, ka_partition *where)
             b->base = e->external;
             b->size = kai_entry_bytes(e);
         }
-        fill_row(c, e, &now);
+        fill_row(c, e);
         c->row_end[b->count - 1] = at;
         if (e->external)
             break;
     }
     return b->count;
+}
+
+void kai_block_note(ka_consumer *c)
+{
+    const ka_block *b = &c->block;
+    int64_t handed = word_load(&b->handed);
+
+    for (; c->noted < handed; c->noted++) {
+        kai_hist_note(&c->ring_latency, c->block_ns - c->row_arrived_ns[c->noted]);
+        kai_age_note(&c->age, b->timestamp_type[c->noted], b->timestamp_ms[c->noted],
+                     c->block_wall_ms);
+    }
 }
 
 /* When Python handed out each row it does not say: the first one at once, and the next block is asked for after the
@@ -258,6 +271,7 @@ static void note_block(ka_consumer *c, int64_t handed)
 {
     int64_t time_ns = handed > 1 ? kai_now_ns() - c->block_ns : 0;
 
+    kai_block_note(c);
     for (int64_t i = 0; i < handed; i++)
         kai_hist_note(&c->block_latency, time_ns * i / handed);
 }
@@ -276,7 +290,7 @@ static void release_handed(ka_consumer *c)
     c->purged += released - handed;
     c->block_start = c->block_end = kai_ring_head(&c->ring);
     c->block.count = c->block.flags = c->block.top = 0;
-    c->positioned = c->processed = c->counted = 0;
+    c->positioned = c->processed = c->counted = c->noted = 0;
     word_store(&c->block.handed, 0);
 }
 
@@ -361,6 +375,8 @@ static void copy_messages(ka_consumer *c, ka_messages *m, uint64_t end)
         note_take(c, e, &now);
         kai_hist_note(&c->block_latency, 0);
         data += bytes;
+        if (e->partition->batch_begin == KA_OFFSET_NONE)
+            e->partition->batch_begin = e->offset;
         e->partition->position = e->offset + 1;
         kai_partition_moved(c, e->partition);
     }
@@ -382,6 +398,7 @@ static int64_t take_messages(ka_consumer *c, int64_t max, ka_messages **out, ka_
         **out = (ka_messages){.count = n, .size = size};
         copy_messages(c, *out, end);
         c->handed_out += n;
+        c->batch_count = n;
         c->purged -= n;
     }
     c->block_end = end;

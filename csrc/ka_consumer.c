@@ -74,6 +74,7 @@ int ka_consumer_metrics(ka_consumer *c, ka_consumer_stats *stats)
     pthread_mutex_lock(&c->lock);
     stats->handed_out = c->handed_out + word_load(&c->block.handed);
     stats->purged = c->purged;
+    kai_block_note(c);
     pthread_mutex_unlock(&c->lock);
     stats->received = atomic_load(&c->received);
     stats->prefetched_bytes = atomic_load(&c->held_bytes);

@@ -78,6 +78,8 @@ typedef struct partition {
     int64_t lacking; /* worker only: there was no memory for this message, reading goes on at it */
     int64_t marked;  /* what the application stored */
     int64_t stored;  /* what librdkafka was given to commit */
+    int64_t
+        batch_begin; /* where the last batch began, until the next is asked for; KA_OFFSET_NONE: none */
     struct partition *next_moved; /* see kai_partition_moved() */
     int moved;
 } partition;
@@ -192,13 +194,16 @@ struct ka_consumer {
     int64_t row_generation[KA_BLOCK];
     uint64_t row_end[KA_BLOCK]; /* ring position behind the row's entry */
     uint64_t block_start, block_end;
-    int64_t block_ns;              /* when it was filled */
+    int64_t block_ns, block_wall_ms; /* when it was filled */
+    int64_t row_arrived_ns[KA_BLOCK];
+    int64_t noted;                 /* rows whose latencies were added */
     int64_t positioned, processed; /* rows that position and processed have seen */
     int64_t counted;               /* the last row that a position is behind of, + 1 */
     partition *moved;              /* see kai_partition_moved() */
     rebalance *first_rebalance;
     int forfeited; /* the assignment was lost; nothing can be committed until there is a new one */
     int64_t handed_out, purged; /* of blocks before this one */
+    int64_t batch_count;        /* of the last batch */
     topic **topics;
     int64_t topic_count;
     int64_t generations;
@@ -270,13 +275,15 @@ void kai_consumer_log_error(ka_consumer *c, const char *facility, rd_kafka_error
 /* ka_block.c */
 
 /* Add the time from a message's timestamp, which is whatever a producer wrote, to now. */
-void kai_age_note(kai_hist *hist, const entry *e, int64_t wall_ms);
+void kai_age_note(kai_hist *hist, int64_t type, int64_t timestamp_ms, int64_t wall_ms);
 
 /* The rest under lock. */
 
 /* Bring positions up to what Python has handed out, and processed up to all of it (the next one
  * is being asked for) or all but the one in hand. Returns whether more is processed now. */
 int kai_block_settle(ka_consumer *c, int all);
+/* Add the latencies of rows that were handed out; not of all rows, since a block may be described again. */
+void kai_block_note(ka_consumer *c);
 /* Some rows may be stale: none is handed out before another look at its generation. Positions are settled up
  * to what was handed out before. */
 void kai_block_invalidate(ka_consumer *c);

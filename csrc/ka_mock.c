@@ -3,6 +3,7 @@
  *
  * Calls on the cluster are handed to that thread and wait for its answer, so they are ka_wait_*. Injected
  * errors are not: they go onto a list under a mutex that is only ever held to touch that list. */
+#include <signal.h>
 #include <stdlib.h>
 #include <time.h>
 
@@ -40,6 +41,19 @@ static int broker_status(rd_kafka_resp_err_t code)
     return code ? KA_INVALID : KA_OK;
 }
 
+/* Its thread, which starts here, would end at the first signal that reaches it. */
+static rd_kafka_mock_cluster_t *new_cluster(rd_kafka_t *rk, int32_t brokers)
+{
+    rd_kafka_mock_cluster_t *cluster;
+    sigset_t all, before;
+
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    cluster = rd_kafka_mock_cluster_new(rk, brokers);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return cluster;
+}
+
 ka_mock *ka_wait_mock_open(int32_t brokers, ka_error *err)
 {
     ka_mock *mock = calloc(1, sizeof *mock);
@@ -60,7 +74,7 @@ ka_mock *ka_wait_mock_open(int32_t brokers, ka_error *err)
         free(mock);
         return NULL;
     }
-    mock->cluster = rd_kafka_mock_cluster_new(mock->rk, brokers);
+    mock->cluster = new_cluster(mock->rk, brokers);
     if (!mock->cluster) {
         kai_err_set(err, RD_KAFKA_RESP_ERR__CRIT_SYS_RESOURCE, "the mock cluster did not start");
         rd_kafka_destroy(mock->rk);

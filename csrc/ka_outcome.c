@@ -59,14 +59,16 @@ void kai_hold(ka_producer *p, uint32_t bytes)
 
 flight *kai_flight_begin(ka_producer *p, const origin *from, int64_t now)
 {
+    /* A turn has one time for several records, which may lie before this one was accepted. */
+    int64_t waited = now > from->accepted_ns ? now - from->accepted_ns : 0;
     flight *f = p->free_flights;
 
     p->free_flights = f->next_free;
     f->epoch = p->last_epoch;
     f->epoch->outstanding++;
     f->origin = *from;
-    f->given_ns = (float)(now - from->accepted_ns);
-    kai_hist_note(&p->ring_latency, now - from->accepted_ns);
+    f->given_ns = (float)waited;
+    kai_hist_note(&p->ring_latency, waited);
     return f;
 }
 

@@ -92,7 +92,8 @@ partition *kai_partition_find(ka_consumer *c, topic *t, int32_t number)
     p->number = number;
     while (c->topics[p->topic_number] != t)
         p->topic_number++;
-    p->begin = p->position = p->processed = p->marked = p->stored = p->lacking = KA_OFFSET_NONE;
+    p->begin = p->position = p->processed = p->marked = p->stored = p->lacking = p->batch_begin =
+        KA_OFFSET_NONE;
     pthread_mutex_lock(&c->lock);
     placed = insert(t, p);
     pthread_mutex_unlock(&c->lock);

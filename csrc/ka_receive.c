@@ -93,7 +93,8 @@ static void push_message(ka_consumer *c, partition *p, const rd_kafka_message_t 
                  .key_len = m->key ? (uint32_t)m->key_len : KAI_NONE,
                  .headers_len = (uint32_t)headers_len};
     e->timestamp_type = (int16_t)type;
-    kai_age_note(&c->arrival, e, (c->arrived_ns + c->wall_ns) / 1000000);
+    kai_age_note(&c->arrival, e->timestamp_type, e->timestamp_ms,
+                 (c->arrived_ns + c->wall_ns) / 1000000);
     to = kai_append(external ? external : (char *)(e + 1), m->payload, (int64_t)m->len);
     to = kai_append(to, m->key, (int64_t)m->key_len);
     if (headers_len)

@@ -55,6 +55,8 @@ class _Polling:
         raise AssertionError("rows of a poll that is under way")
 
 
+_NO_ROWS: Iterator[Message] = iter(())  # one that has ended serves all
+_PUT_BACK_LIMIT_US = 1_000_000
 _POLLING = _Polling()
 
 
@@ -123,7 +125,7 @@ class ConsumerCore(ABC):
         self._where = ffi.new("ka_partition *")
         self._block = BlockReader(self._native)
         self._shared = self._block.shared
-        self._rows: Iterator[Message] = iter(())
+        self._rows = _NO_ROWS
         self._handed = 0  # our copy of the block's word
         self._generation = -1
         self._poller: object = None  # who has the last message in hand
@@ -198,13 +200,18 @@ class ConsumerCore(ABC):
                     if lib.ka_consumer_keep(self._native):
                         self._generation = generation
                     else:
-                        rows = iter(())
+                        rows = _NO_ROWS
                     break
                 else:
-                    rows = iter(())
+                    rows = _NO_ROWS
                     if not (count := self._refill(timeout)):
                         return None
                     rows = self._block.messages(count)
+        except MemoryError:
+            # A row that could not be made has moved some of its columns on. What is not handed out comes again.
+            if rows is not _POLLING:
+                rows = _NO_ROWS
+            raise
         finally:
             if rows is not _POLLING:
                 self._rows = rows
@@ -213,7 +220,8 @@ class ConsumerCore(ABC):
     def _refill(self, timeout: float | None) -> int:
         """Take the next block. Returns how many messages; 0: none came in time."""
 
-    async def _poll_batch(self, max_messages: int, timeout: float | None) -> MessageBatch:
+    async def _poll_batch(self, max_messages: int, timeout: float | None, out: ffi.CData) -> MessageBatch:
+        """Take the next batch. Who calls has what an exception kept from being returned come again: `_put_back`."""
         if isinstance(max_messages, bool) or not isinstance(max_messages, int):
             raise TypeError(f"max_messages must be int, not {type(max_messages).__name__}")
         if not 1 <= max_messages <= 1_000_000:
@@ -223,8 +231,7 @@ class ConsumerCore(ABC):
             rows, self._rows = self._rows, _POLLING
             if rows is _POLLING:
                 self._refuse_poll()
-            rows = iter(())  # what is left of them comes with the batch
-            out = ffi.new("ka_messages **")
+            rows = _NO_ROWS  # what is left of them comes with the batch
             taken = await self._take(
                 lambda: lib.ka_consumer_take_messages(self._native, max_messages, out, self._error, self._where),
                 check_timeout(timeout),
@@ -238,6 +245,13 @@ class ConsumerCore(ABC):
         finally:
             if rows is not _POLLING:
                 self._rows = rows
+
+    def _put_back(self, out: ffi.CData) -> None:
+        """Have a batch that was taken come again, since an exception kept it from being returned."""
+        if out[0] != ffi.NULL:
+            command = owned(lib.ka_consumer_put_back(self._native))
+            while lib.ka_wait_command(command, _PUT_BACK_LIMIT_US, self._error) == lib.KA_INTERRUPTED:
+                pass
 
     def _refuse_poll(self) -> NoReturn:
         self._refuse_foreign()  # in the parent that thread polls

@@ -9,6 +9,7 @@ from typing import Literal, overload
 
 from kafka_async import errors
 from kafka_async._consumer import ConsumerCore
+from kafka_async._native import ffi
 from kafka_async._requests import Completer
 from kafka_async._wait import BLOCKING, Waits, check_timeout, run
 from kafka_async.batch import MessageBatch
@@ -126,7 +127,12 @@ class Consumer(ConsumerCore):
         ConsumerError, PartitionEnd, RuntimeError, ClosedError, ForkedError, Exception
             As `poll_message`.
         """
-        return run(self._poll_batch(max_messages, timeout))
+        out = ffi.new("ka_messages **")
+        try:
+            return run(self._poll_batch(max_messages, timeout, out))
+        except BaseException:
+            self._put_back(out)
+            raise
 
     def __iter__(self) -> Iterator[Message]:
         """Iterate over messages as they come, until the consumer is stopped."""

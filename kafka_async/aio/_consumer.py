@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from kafka_async import errors
 from kafka_async._consumer import ConsumerCore
-from kafka_async._native import lib
+from kafka_async._native import ffi, lib
 from kafka_async._wait import Deadline, check_timeout
 from kafka_async.aio._loop import Looped
 from kafka_async.batch import MessageBatch
@@ -130,10 +130,14 @@ class Consumer(ConsumerCore):
     async def poll_batch(self, max_messages: int = 500, timeout: float | None = 0.1) -> MessageBatch:
         """Return the next messages together, as soon as there is one; see `kafka_async.Consumer.poll_batch`."""
         self._claim()
+        out = ffi.new("ka_messages **")
         try:
             await self._start()
             await asyncio.sleep(0)
-            return await self._poll_batch(max_messages, timeout)
+            return await self._poll_batch(max_messages, timeout, out)
+        except BaseException:
+            self._put_back(out)
+            raise
         finally:
             self._filling = False
 
