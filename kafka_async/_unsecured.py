@@ -56,6 +56,9 @@ def mint(config: str) -> tuple[str, float, str, dict[str, str]]:
     return f"{_part({'alg': 'none'})}.{_part(claims)}.", expires_at, given["principal"], extensions
 
 
+_WORDS = "principal, principalClaimName, scope, scopeClaimName, lifeSeconds, extension_... = value"
+
+
 def _parse(config: str) -> tuple[dict[str, str], dict[str, str]]:
     given = {"principalClaimName": "sub", "scopeClaimName": "scope", "scope": "", "lifeSeconds": "3600"}
     known = {*given, "principal"}
@@ -63,7 +66,8 @@ def _parse(config: str) -> tuple[dict[str, str], dict[str, str]]:
     for word in config.split():
         name, _, value = word.partition("=")
         if not value or not (name in known or name.startswith("extension_")):
-            raise config_error(_NAME, f"config: {_NAME!r}: {name!r} is unknown or has no value")
+            # Whatever it is may be a secret.
+            raise config_error(_NAME, f"config: {_NAME!r}: a word of it has no value, or an unknown name: {_WORDS}")
         if name in known:
             given[name] = value
         else:

@@ -37,7 +37,9 @@ def test_sick_broker_is_asked_again_until_it_is_well(
         deliveries = [producer.submit(b"%d" % number) for number in range(COUNT)]
         producer.flush(LIMIT_S)
         assert [delivery.result(0).offset for delivery in deliveries] == list(range(COUNT))
-        assert producer.metrics().ack_latency.max >= 0.1  # ten times retry.backoff.ms
+        assert (
+            producer.metrics().ack_latency.max >= 0.08
+        )  # ten times retry.backoff.ms, of which librdkafka takes a little off
         assert counts(producer.metrics()) == (COUNT, COUNT, 0, 0, 0)
     with reader(sick.bootstrap_servers, topic) as consumer:
         assert [message.value for message in read(consumer, COUNT)] == [b"%d" % number for number in range(COUNT)]
