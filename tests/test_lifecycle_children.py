@@ -212,6 +212,7 @@ from kafka_async import ForkedError, Producer
 servers, topic = os.environ["SERVERS"], os.environ["TOPIC"]
 loaded = Producer(servers, topic)
 loaded.send(b"master")
+loaded.flush(20)  # no thread is in name resolution while it forks: glibc's lock would stay taken in the child
 own = None
 
 def app(environ, start_response):
