@@ -152,8 +152,8 @@ class Delivery(OwnFuture[RecordMetadata]):
 
     def __del__(self) -> None:
         """Pass a failure on that nobody has looked at."""
-        error = self._exception
-        if not self._seen and isinstance(error, errors.DeliveryError) and error.report is not None:
+        error = self.__dict__.get("_exception")  # an exception may have ended the constructor
+        if isinstance(error, errors.DeliveryError) and not self._seen and error.report is not None:
             self._unread.add(error.report)
 
 

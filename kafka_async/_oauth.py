@@ -321,7 +321,9 @@ def check_answer(answer: object) -> OAuthToken:
     _check_token(token.token)
     _check_expiry(token.expires_at)
     if not isinstance(token.principal, str) or "\0" in token.principal:
-        raise TypeError(f"on_oauth: principal must be str without NUL, not {type(token.principal).__name__}")
+        raise TypeError(
+            f"on_oauth: principal must be str without NUL, not {type(token.principal).__name__} or with one"
+        )
     if token.extensions is not None:
         _check_extensions(token.extensions)
     return token

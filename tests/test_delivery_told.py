@@ -18,7 +18,7 @@ from outcomes import SOON, THREAD
 from shared_cluster import shared_cluster  # noqa: F401 - the fixture `cluster`
 from support import NOBODY, end, run_python
 
-from kafka_async import DeliveryError, DeliveryReport, FlushTimeout, Producer, RecordMetadata
+from kafka_async import Delivery, DeliveryError, DeliveryReport, FlushTimeout, Producer, RecordMetadata
 from kafka_async.testing import MockCluster
 
 # What is told
@@ -335,3 +335,8 @@ def test_done_callback_runs_on_the_delivery_thread(cluster: MockCluster, one: st
         assert ran == [(THREAD, 0)]
         future.add_done_callback(note)
         assert ran[1:] == [(threading.current_thread().name, 0)]
+
+
+def test_a_future_whose_constructor_was_interrupted_ends_without_a_word() -> None:
+    unfinished = Delivery.__new__(Delivery)
+    del unfinished  # what it can't do in its end would be an unraisable exception, which fails the test
