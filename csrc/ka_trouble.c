@@ -58,10 +58,11 @@ static const char *const words[] = {
     [MECHANISM] = "SASL: the broker does not offer this sasl.mechanism",
     [NO_SASL] = "SASL: the broker's port does without: set security.protocol to ssl or plaintext",
     [TOKEN] = "SASL: there is no token",
-    [CREDENTIALS] =
-        "SASL: the broker refused the credentials: check sasl.username and sasl.password, or the token",
+    [CREDENTIALS] = "SASL: the broker refused the credentials: check sasl.username and "
+                    "sasl.password, or the token",
     [OLD_SCRAM] =
-        "SASL: the broker refused the credentials: check sasl.username and sasl.password, or the token; and "
+        "SASL: the broker refused the credentials: check sasl.username and sasl.password, or the "
+        "token; and "
         "Kafka "
         "3.8.1 or later refuses all SCRAM of librdkafka before 2.6.1 (its issue 4895), as this is",
 };
