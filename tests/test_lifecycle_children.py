@@ -5,6 +5,7 @@ Children of multiprocessing, of gunicorn, and of programs that fork while all th
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -239,7 +240,8 @@ def test_workers_of_gunicorn_that_are_forked_from_a_loaded_application(
     server = subprocess.Popen(
         [sys.executable, "-m", "gunicorn", "--preload", "--workers=2", f"--worker-class={kind}", "--bind=127.0.0.1:0",
          f"--log-file={log}", "application:app"],
-        cwd=tmp_path, env={"SERVERS": cluster.bootstrap_servers, "TOPIC": one}, stderr=subprocess.PIPE, text=True,
+        cwd=tmp_path, env={**os.environ, "SERVERS": cluster.bootstrap_servers, "TOPIC": one},
+        stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
         wait_for(lambda: log.exists() and log.read_text().count("Booting worker") == 2, 30)

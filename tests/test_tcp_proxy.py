@@ -128,5 +128,5 @@ def test_end_of_one_side_ends_the_other(proxy: TcpProxy, client: socket.socket) 
 def test_nobody_behind_it_ends_the_connection() -> None:
     with socket.create_server((HOST, 0)) as server:
         port = server.getsockname()[1]
-    with TcpProxy(port) as proxy, connect(proxy) as client, contextlib.suppress(ConnectionResetError):
+    with TcpProxy(port) as proxy, contextlib.suppress(ConnectionResetError), connect(proxy) as client:
         assert client.recv(1) == b""
