@@ -6,9 +6,11 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import pytest
 from certificates import Authority
 from kafka_server import HOST, KafkaServer, free_port
 from real_kafka import own_broker
+from support import create_topic
 
 HOST_NAME = "localhost"
 USER, PASSWORD = "alice", "alice-secret"
@@ -141,3 +143,17 @@ def _sasl() -> dict[str, str]:
             module = _PLAIN if mechanism == "PLAIN" else _SCRAM
             settings[f"{prefix}.{mechanism.lower()}.sasl.jaas.config"] = module
     return settings
+
+
+@pytest.fixture(scope="module", name="kafka")
+def secure_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureKafka]:
+    """One for all tests of the module that imports it."""
+    with secure_kafka(tmp_path_factory.mktemp("certificates")) as server:
+        yield server
+
+
+@pytest.fixture(name="topic")
+def secure_topic(kafka: SecureKafka, topic: str) -> str:
+    """A topic of that broker, which no other test uses."""
+    create_topic(kafka.plaintext, topic, 1)
+    return topic

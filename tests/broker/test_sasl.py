@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 
 import pytest
-from secure_kafka import MECHANISMS, SecureKafka, secure_kafka
+from secure_kafka import MECHANISMS, SecureKafka, secure_broker, secure_topic  # noqa: F401
 from security import failures_of_consumer, round_trip, round_trip_aio, told_to_producer
-from support import create_topic, reader
+from support import reader
 
 from kafka_async._native import lib
 
@@ -24,18 +23,6 @@ WRONG = {
     "no TLS": "may speak TLS",
     "TLS": "does not speak TLS",
 }
-
-
-@pytest.fixture(scope="module")
-def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureKafka]:
-    with secure_kafka(tmp_path_factory.mktemp("certificates")) as server:
-        yield server
-
-
-@pytest.fixture
-def topic(kafka: SecureKafka, topic: str) -> str:
-    create_topic(kafka.plaintext, topic, 1)
-    return topic
 
 
 def wrong(kafka: SecureKafka, what: str) -> tuple[str, dict[str, str]]:

@@ -6,14 +6,13 @@ import asyncio
 import logging
 import time
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from secure_kafka import SecureKafka, secure_kafka
+from secure_kafka import SecureKafka, secure_broker, secure_topic  # noqa: F401
 from security import WRONG_S, failures_of_consumer, round_trip, round_trip_aio, told_to_producer
-from support import create_topic, read, reader, send_all
+from support import read, reader, send_all
 
 from kafka_async import Consumer, ConsumerError, DeliveryError, FlushTimeout, KafkaError, Producer, aio
 
@@ -29,18 +28,6 @@ WRONG = {
     "plaintext to TLS": "may speak TLS",
     "TLS to plaintext": "does not speak TLS",
 }
-
-
-@pytest.fixture(scope="module")
-def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureKafka]:
-    with secure_kafka(tmp_path_factory.mktemp("certificates")) as server:
-        yield server
-
-
-@pytest.fixture
-def topic(kafka: SecureKafka, topic: str) -> str:
-    create_topic(kafka.plaintext, topic, 1)
-    return topic
 
 
 def wrong(kafka: SecureKafka, what: str) -> tuple[str, dict[str, str]]:
