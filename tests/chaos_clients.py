@@ -126,9 +126,13 @@ class Blocking(Sending):
 
 
 class Idempotent(Blocking):
-    """Many messages by one call, nothing asked for each; failures are fetched."""
+    """Many messages by one call, nothing asked for each; failures are fetched.
+
+    No more of them than ``failures()`` keeps can fail at once, as they do when librdkafka gives up.
+    """
 
     promises: ClassVar = {"once": True}
+    options: ClassVar = {"queue_messages": 900, "on_full": "block"}
     config: ClassVar = {**COMMON, "enable.idempotence": True}
 
     def send_burst(self, producer: Producer) -> None:

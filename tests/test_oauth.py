@@ -24,7 +24,6 @@ from outcomes import Running
 from support import NOBODY, end, run_python, wait_for
 
 from kafka_async import ConfigError, Consumer, ConsumerError, OAuthToken, Producer, _oauth, _unsecured, aio
-from kafka_async._native import lib
 
 SASL = {"security.protocol": "SASL_PLAINTEXT", "sasl.mechanisms": "OAUTHBEARER"}
 MAKE: dict[str, Callable[..., Any]] = {"producer": Producer, "consumer": Consumer}
@@ -515,22 +514,46 @@ def test_client_is_stopped_within_its_own_callback() -> None:
 
 
 def test_many_clients_leave_no_thread_and_no_descriptor() -> None:
-    def cycle() -> None:
-        calls = Calls()
-        with Producer(NOBODY, "t", config=SASL, on_oauth=calls), Consumer(NOBODY, "t", config=SASL, on_oauth=calls):
-            wait_for(lambda: calls.count == 2)
+    # In a process of its own: other tests' clients open and close connections of theirs.
+    done = run_python(
+        """
+        import os, sys, time
+        from kafka_async import Consumer, OAuthToken, Producer
+        from kafka_async._native import lib
+        config = {"security.protocol": "SASL_PLAINTEXT", "sasl.mechanisms": "OAUTHBEARER"}
 
-    def resources() -> tuple[int, int]:
-        tasks, descriptors = (len(list(Path("/proc/self", kind).iterdir())) for kind in ("task", "fd"))
-        return tasks, descriptors
+        def wait_for(condition):
+            end = time.monotonic() + 15
+            while not condition():
+                assert time.monotonic() < end, (before, resources())
+                time.sleep(0.002)
 
-    cycle()
-    assert lib.ka_wait_workers(10_000_000) == lib.KA_OK
-    before = resources()
-    for _ in range(5):
+        def resources():
+            threads = sorted(open(f"/proc/self/task/{task}/comm").read() for task in os.listdir("/proc/self/task"))
+            return len(threads), len(os.listdir("/proc/self/fd")), threads
+
+        def cycle():
+            calls = []
+            def on_oauth(config):
+                calls.append(config)
+                return OAuthToken("t", time.time() + 3600)
+            options = {"config": config, "on_oauth": on_oauth}
+            with Producer(sys.argv[1], "t", **options), Consumer(sys.argv[1], "t", **options):
+                wait_for(lambda: len(calls) == 2)
+
+        before = None
         cycle()
-    assert lib.ka_wait_workers(10_000_000) == lib.KA_OK
-    wait_for(lambda: resources() <= before)
+        assert lib.ka_wait_workers(10_000_000) == lib.KA_OK
+        wait_for(lambda: "ka-oauth\\n" not in resources()[2])
+        before = resources()
+        for _ in range(5):
+            cycle()
+        assert lib.ka_wait_workers(10_000_000) == lib.KA_OK
+        wait_for(lambda: resources()[0] <= before[0] and resources()[1] <= before[1])
+        """,
+        NOBODY,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_unsecured_tokens_are_renewed_without_a_crash() -> None:
