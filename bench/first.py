@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import statistics
 
-from clients import TIMEOUT_S, Broker, temporary_topic
-from table import Case, Values, measure
+from table import Case, measure
 
 import kafka_async
+from kafka_async.bench.clients import TIMEOUT_S, Broker, temporary_topic
+from kafka_async.bench.timing import Values
 
 
 def main() -> None:
@@ -26,10 +27,10 @@ def main() -> None:
         ]
         results = measure(cases, arguments.rounds)
     print("| acknowledged, ms | min | p50 | p90 |\n|---|---|---|---|")
-    for result in results:
+    for case, result in results:
         times = sorted(result.values["ms"])
         p90 = times[len(times) * 9 // 10]
-        print(f"| {result.name} | {times[0]:.2f} | {statistics.median(times):.2f} | {p90:.2f} |")
+        print(f"| {case.name} | {times[0]:.2f} | {statistics.median(times):.2f} | {p90:.2f} |")
 
 
 def _acknowledged_ms(producer: kafka_async.Producer) -> float:

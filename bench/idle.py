@@ -15,10 +15,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from clients import TIMEOUT_S, Broker, temporary_topic
-from table import Case, Result, Values, measure
+from table import Case, measure
 
 import kafka_async
+from kafka_async.bench.clients import TIMEOUT_S, Broker, temporary_topic
+from kafka_async.bench.rounds import Result
+from kafka_async.bench.timing import Values
 
 SIZE = 100
 SETTLE_S = 0.3  # after opening: connections, the first naps
@@ -57,7 +59,7 @@ def main() -> int:
         results = measure(list(_cases(broker, arguments)), arguments.rounds)
     print(f"librdkafka {kafka_async.librdkafka_version}, {arguments.rounds} rounds of {arguments.seconds:g} s")
     for group, columns in COLUMNS.items():
-        rows = [result for result in results if result.group == group]
+        rows = [result for case, result in results if case.group == group]
         if rows:
             print("\n" + _markdown(rows, columns))
     return 0
@@ -201,7 +203,7 @@ class Cpu:
 def _markdown(rows: Iterable[Result], columns: dict[str, str]) -> str:
     lines = ["| |" + "".join(f" {heading} |" for heading in columns.values()), "|---|" + "---|" * len(columns)]
     for row in rows:
-        lines.append(f"| {row.name} |" + "".join(f" {_cell(row.values.get(key))} |" for key in columns))
+        lines.append(f"| {row.row} |" + "".join(f" {_cell(row.values.get(key))} |" for key in columns))
     return "\n".join(lines)
 
 

@@ -17,15 +17,32 @@ import tempfile
 import time
 from collections.abc import Callable
 
-from clients import QUEUE_MESSAGES, Broker, opened_confluent_consumer, opened_consumer, temporary_topic
-from consume import BATCH, fill
-from produce import PAYLOAD, Outcomes
-
 import kafka_async
+from kafka_async.bench.clients import (
+    QUEUE_MESSAGES,
+    Broker,
+    opened_confluent_consumer,
+    opened_consumer,
+    temporary_topic,
+)
+from kafka_async.bench.consuming import BATCH, fill
 
+PAYLOAD = b"x" * 100
 NOBODY = "127.0.0.1:1"  # what is sent stays in the queue
 FEW, MANY = 5_000, 55_000
 SETTLE_S = 1.0  # between two looks at what is prefetched: a look costs instructions, too
+
+
+class Counter:
+    """The least that an application does with reports."""
+
+    def __init__(self) -> None:
+        self.delivered = 0
+
+    def take(self, error: object, _message: object) -> None:
+        """Take one."""
+        self.delivered += error is None
+
 
 Run = Callable[[Broker, int], None]
 
@@ -58,10 +75,10 @@ def produce_and_poll(_broker: Broker, count: int) -> None:
     """confluent-kafka: what it takes to learn of outcomes."""
     import confluent_kafka
 
-    producer, told = confluent_kafka.Producer({"bootstrap.servers": NOBODY}), Outcomes()
+    producer, told = confluent_kafka.Producer({"bootstrap.servers": NOBODY}), Counter()
     call, poll = producer.produce, producer.poll
     for _ in itertools.repeat(None, count):
-        call("t", PAYLOAD, on_delivery=told)
+        call("t", PAYLOAD, on_delivery=told.take)
         poll(0)
 
 

@@ -21,9 +21,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from clients import TIMEOUT_S, temporary_topic
-
 from kafka_async import Consumer, DeliveryReport, Producer, RecordMetadata, aio
+from kafka_async.bench.clients import TIMEOUT_S, temporary_topic
 
 STAMP = struct.Struct("<qq")  # number, time of the send
 FILL = b"x" * (100 - STAMP.size)

@@ -102,6 +102,14 @@ need_bundled() {
         "g++ git openssl-dev zlib-dev zstd-dev" "git openssl@3 zlib zstd"
 }
 
+# For what is built without pip.
+need_cmake() {
+    export PATH=$venv/bin:$PATH
+    if ! has cmake || ! has ninja; then
+        "$venv/bin/python" -m pip install -q 'cmake>=3.20' ninja
+    fi
+}
+
 # prepare EXTRA...: everything up to an installed package in .venv. The installation is editable, so
 # only what was compiled and the list of modules can grow stale; a stamp for each extra tells.
 prepare() {
@@ -169,6 +177,43 @@ main_repository() { # not the ones of updates: their code name has a dash
 }
 
 # Kafka -----------------------------------------------------------------------------------------
+
+# end_with_kafka: makes $work, a folder, and ends it and what start_kafka has started with the script.
+end_with_kafka() {
+    work=$(mktemp -d)
+    server=""
+    composed=""
+    trap finish EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
+}
+
+# shellcheck disable=SC2317 # called by the trap
+finish() {
+    trap - EXIT
+    if [ -n "$server" ]; then
+        kill "$server" 2>/dev/null || true
+        wait "$server" || true
+    fi
+    [ -z "$composed" ] || docker compose -f "$root/docker-compose.yml" down >&2
+    rm -rf "$work"
+}
+
+# Exports KAFKA_BOOTSTRAP_SERVERS: the one that is named there, else docker compose's, else one from Kafka's jars.
+start_kafka() {
+    if [ -n "${KAFKA_BOOTSTRAP_SERVERS:-}" ]; then
+        say "Kafka: $KAFKA_BOOTSTRAP_SERVERS, as KAFKA_BOOTSTRAP_SERVERS says"
+    elif docker info >/dev/null 2>&1 && docker compose version >/dev/null 2>&1; then
+        composed=yes
+        docker compose -f "$root/docker-compose.yml" up -d --wait >&2 || return 1
+        KAFKA_BOOTSTRAP_SERVERS=localhost:9092
+        say "Kafka: $KAFKA_BOOTSTRAP_SERVERS, by docker compose"
+    else
+        start_jars "$work/servers" || return 1
+        say "Kafka: $KAFKA_BOOTSTRAP_SERVERS, from its jars"
+    fi
+    export KAFKA_BOOTSTRAP_SERVERS
+}
 
 # start_jars FIFO: starts a broker from Kafka's jars and waits until it answers. Exports KAFKA_BOOTSTRAP_SERVERS
 # and sets server, the process to end.

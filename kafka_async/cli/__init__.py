@@ -1,4 +1,4 @@
-"""``python -m kafka_async demo | produce | consume``: the command line.
+"""``python -m kafka_async demo | produce | consume | bench``: the command line.
 
 Here are the arguments and what an error or a signal means for the exit status; each command is a module
 beside this one with ``run(args, screen, signals) -> int``. Nothing but the library itself is needed: with
@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import pathlib
 import sys
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from kafka_async.cli import consume, demo, produce
+from kafka_async.bench.catalog import CLIENTS, GROUPS
+from kafka_async.cli import bench, consume, demo, produce
 from kafka_async.cli.connect import UsageError
 from kafka_async.cli.signals import Signals, Stopped
 from kafka_async.cli.terminal import Screen
@@ -72,6 +74,22 @@ is written by itself before the next one is asked for.
 example: consume -t access --from-beginning --exit | grep ' 500 '"""
 
 
+BENCH = f"""\
+Run this client, confluent-kafka and aiokafka side by side on a broker, in rounds,
+each sample in a process of its own, and with --limit plain C over librdkafka as well.
+Prints tables (medians over the rounds, with the least and the greatest value, and
+ratios) and where the time of our messages went; writes them, all numbers as JSON, and
+plots into a folder. It makes topics of its own, and deletes them. Clients that are not
+installed are left out: pip install 'kafka_async[bench]'.
+
+A complete run takes some five minutes a round. bench/README.md tells how to read it.
+
+groups:
+  {", ".join(GROUPS)}
+
+{STATUS}"""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -125,6 +143,7 @@ def _parser() -> argparse.ArgumentParser:
     _demo_arguments(_command(commands, "demo", demo.run, "producer and consumer side by side, with numbers", DEMO))
     _produce_arguments(_command(commands, "produce", produce.run, "lines of the standard input to a topic", PRODUCE))
     _consume_arguments(_command(commands, "consume", consume.run, "a topic to the standard output", CONSUME))
+    _bench_arguments(_command(commands, "bench", bench.run, "this client beside others, measured", BENCH))
     return parser
 
 
@@ -188,8 +207,23 @@ def _consume_arguments(parser: argparse.ArgumentParser) -> None:
     add("-e", "--exit", action="store_true", help="end when every partition was read to its end")
 
 
-def _topic_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-t", "--topic", type=_text, required=True, metavar="TOPIC", help="the topic")
+def _bench_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    _servers_argument(parser)
+    add("--clients", nargs="+", choices=CLIENTS, metavar="CLIENT", help=f"by default all: {', '.join(CLIENTS)}")
+    add("--only", nargs="+", choices=GROUPS, metavar="GROUP", default=list(GROUPS), help="groups; by default all")
+    add("--rounds", type=_number(1), default=5, metavar="N", help="samples of each row (default: 5)")
+    add("--calls", type=_number(1000), default=50_000, metavar="N", help="calls that are timed (default: 50,000)")
+    messages = "of a sample that is not timed call by call (default: 300,000)"
+    add("--messages", type=_number(5000), default=300_000, metavar="N", help=messages)
+    add("--seconds", type=_number(1), default=5, metavar="S", help="of a sample at a steady rate (default: 5)")
+    add("--partitions", type=_number(1), default=1, metavar="N", help="of the topics (default: 1)")
+    add("--limit", type=pathlib.Path, metavar="PROGRAM", help="bench/limit.c, compiled: adds plain C")
+    output = "where to write bench.json, bench.md and plots (default: kafka_async-bench)"
+    add("--output", type=pathlib.Path, default=pathlib.Path("kafka_async-bench"), metavar="FOLDER", help=output)
+
+
+def _servers_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bootstrap-servers",
         type=_text,
@@ -197,6 +231,11 @@ def _topic_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="HOST:PORT",
         help="one or more, with commas between (default: localhost:9092)",
     )
+
+
+def _topic_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-t", "--topic", type=_text, required=True, metavar="TOPIC", help="the topic")
+    _servers_argument(parser)
 
 
 class _number:  # noqa: N801 - argparse shows its name

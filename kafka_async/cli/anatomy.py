@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kafka_async.cli.terminal import duration
-from kafka_async.metrics import ConsumerMetrics, LatencySummary, ProducerMetrics
+from kafka_async.metrics import ConsumerHops, LatencySummary, ProducerHops
 
 _WIDTH = 48
 _SHADES = "█▓▒░"
-_PERCENTILES = {"p50": "p50", "p90": "p90", "p99": "p99", "p99.9": "p999"}
+PERCENTILES = {"p50": "p50", "p90": "p90", "p99": "p99", "p99.9": "p999"}
 
 Part = tuple[str, LatencySummary]
 
 
-def producer_parts(metrics: ProducerMetrics) -> list[Part]:
+def producer_parts(hops: ProducerHops) -> list[Part]:
     """List the parts of the way from acceptance to delivery.
 
     Parameters
     ----------
-    metrics : ProducerMetrics
+    hops : ProducerHops
         Of a producer.
 
     Returns
@@ -27,7 +27,6 @@ def producer_parts(metrics: ProducerMetrics) -> list[Part]:
     list of (str, LatencySummary)
         In their order.
     """
-    hops = metrics.hops
     return [
         ("native queue", hops.ring),
         ("librdkafka's queue", hops.queue),
@@ -36,12 +35,12 @@ def producer_parts(metrics: ProducerMetrics) -> list[Part]:
     ]
 
 
-def consumer_parts(metrics: ConsumerMetrics) -> list[Part]:
+def consumer_parts(hops: ConsumerHops) -> list[Part]:
     """List the parts of the way from a record's timestamp to the application.
 
     Parameters
     ----------
-    metrics : ConsumerMetrics
+    hops : ConsumerHops
         Of a consumer.
 
     Returns
@@ -49,7 +48,6 @@ def consumer_parts(metrics: ConsumerMetrics) -> list[Part]:
     list of (str, LatencySummary)
         In their order.
     """
-    hops = metrics.hops
     return [("until it arrives", hops.arrival), ("native queue", hops.ring), ("until handed out", hops.block)]
 
 
@@ -70,7 +68,7 @@ def draw(parts: Sequence[Part]) -> list[str]:
     if not any(summary.count for _, summary in parts):
         return []
     lines = []
-    for title, name in _PERCENTILES.items():
+    for title, name in PERCENTILES.items():
         times = [getattr(summary, name) for _, summary in parts]
         lines.append(f"{title:<6}{_bar(times):<{_WIDTH}}{duration(sum(times)):>10}")
     return [*lines, "      " + "   ".join(f"{shade} {name}" for shade, (name, _) in zip(_SHADES, parts, strict=False))]

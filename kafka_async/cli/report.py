@@ -74,8 +74,10 @@ def _latencies(screen: Screen, exchange: Exchange) -> None:
         for line in exchange.end_to_end.draw():
             screen.out(line)
         screen.out()
-    _anatomy(screen, "from send to its acknowledgement", producer_parts(exchange.metrics))
-    _anatomy(screen, "from a message's timestamp (in ms) to poll_message", consumer_parts(exchange.consumer_metrics))
+    _anatomy(screen, "from send to its acknowledgement", producer_parts(exchange.metrics.hops))
+    _anatomy(
+        screen, "from a message's timestamp (in ms) to poll_message", consumer_parts(exchange.consumer_metrics.hops)
+    )
 
 
 def _anatomy(screen: Screen, way: str, parts: list[Part]) -> None:
