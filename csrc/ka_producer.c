@@ -13,6 +13,7 @@ enum {
     EVICTED_PLACES = 65536,
     SHARE_MESSAGES = 10000,
     SHARE_BYTES = 4 * 1024 * 1024,
+    KEPT_BYTES = 4 * 1024 * 1024, /* of the ring after a burst */
 };
 
 static const int64_t RELEASE_TIMEOUT_US = 5000000;
@@ -424,6 +425,8 @@ static const char *furnish(ka_producer *p, const ka_producer_options *options)
     if (kai_ring_init(&p->ring, kai_ring_capacity(p)) != 0 ||
         kai_results_init(&p->results, places(p), 2 * p->queue_bytes, &p->room_freed) != 0)
         return "no address space for the queue: lower queue_bytes or queue_messages";
+    if (p->ring.keep > KEPT_BYTES)
+        p->ring.keep = KEPT_BYTES;
     p->default_topic = options->topic ? ka_producer_topic(p, options->topic) : -1;
     if (p->default_topic == KA_NOMEM || !kai_epoch_open(p) ||
         (options->bound && kai_control_keep_cpus(&p->control) != 0))

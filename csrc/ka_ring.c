@@ -2,6 +2,7 @@
 
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 enum { ALIGN = 16, REWIND = 256 * 1024 };
 
@@ -41,6 +42,8 @@ int kai_ring_init(kai_ring *ring, uint64_t min_capacity)
         return -1;
     }
     ring->capacity = capacity;
+    ring->keep = capacity;
+    ring->page = (uint64_t)sysconf(_SC_PAGESIZE);
     atomic_init(&ring->tail, 0);
     atomic_init(&ring->head_seen, 0);
     atomic_init(&ring->head, 0);
@@ -151,6 +154,23 @@ uint64_t kai_ring_tail(const kai_ring *ring)
     return atomic_load_explicit(&ring->tail, memory_order_relaxed) & ~STARTED_OVER;
 }
 
+/* Zero what only the reader may touch. Whole pages beyond keep are given back, which zeroes them, too
+ * (madvise of Linux: memory of nobody else's reads as zero from then on). */
+static void clear(kai_ring *ring, uint64_t begin, uint64_t end)
+{
+#ifdef __linux__
+    uint64_t pages = (begin > ring->keep ? begin : ring->keep) + ring->page - 1, last = end;
+
+    pages -= pages % ring->page;
+    last -= last % ring->page;
+    if (pages < last && madvise(ring->memory + pages, last - pages, MADV_DONTNEED) == 0) {
+        memset(ring->memory + begin, 0, pages > begin ? pages - begin : 0);
+        begin = last;
+    }
+#endif
+    memset(ring->memory + begin, 0, end - begin);
+}
+
 void kai_ring_release(kai_ring *ring, uint64_t pos)
 {
     uint64_t head = kai_ring_head(ring);
@@ -158,8 +178,8 @@ void kai_ring_release(kai_ring *ring, uint64_t pos)
     uint64_t len = pos - head;
     uint64_t first = len < ring->capacity - offset ? len : ring->capacity - offset;
 
-    memset(ring->memory + offset, 0, first);
-    memset(ring->memory, 0, len - first);
+    clear(ring, offset, offset + first);
+    clear(ring, 0, len - first);
     /* Nothing reserved behind pos: continue at the next lap's first page. The room jumped over is
      * zero already. A writer that reserved meanwhile wins, and nothing is jumped. */
     offset = pos & (ring->capacity - 1);

@@ -7,7 +7,8 @@
  * a header that was never committed must read as 0.
  *
  * An empty ring starts over at its first page, so that light traffic lives in a few warm
- * pages however large the ring is.
+ * pages however large the ring is. What a burst took beyond `keep` goes back to the system as it
+ * is released.
  */
 #ifndef KA_RING_H
 #define KA_RING_H
@@ -22,6 +23,8 @@ typedef struct {
     /* Set once. */
     char *memory;
     uint64_t capacity; /* a power of two */
+    uint64_t keep;     /* bytes whose pages stay: all, unless the owner lowers it before use */
+    uint64_t page;
     /* Writers. */
     _Alignas(KAI_CACHE_LINE) _Atomic uint64_t tail; /* end of what is reserved; one bit */
     _Atomic uint64_t head_seen;                     /* writers' copy of head, may be old */

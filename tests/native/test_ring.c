@@ -3,6 +3,7 @@
 
 #include <sched.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "check.h"
 
@@ -660,6 +661,72 @@ static void what_the_bound_admits_is_never_refused_to_two_writers(void)
     check_credit(2);
 }
 
+/* Fill all of an empty ring and read it; how many of its pages are in memory then. */
+static uint64_t resident_after_burst(kai_ring *ring)
+{
+    unsigned char in_core[64 * 256];
+    uint64_t count = 0;
+
+    while (put(ring, 1000))
+        continue;
+    for (uint64_t pos; pos = kai_ring_head(ring), kai_ring_next(ring, &pos);) {
+        for (int i = 0; i < 100 && kai_ring_next(ring, &pos); i++)
+            continue;
+        kai_ring_release(ring, pos);
+    }
+    CHECK(mincore(ring->memory, ring->capacity, in_core) == 0);
+    for (uint64_t i = 0; i < ring->capacity / PAGE; i++)
+        count += in_core[i] & 1;
+    return count;
+}
+
+static void memory_of_a_burst_is_given_back_but_for_what_is_kept(void)
+{
+    enum { CAPACITY = 16 << 20, KEEP = 1 << 20 };
+    kai_ring ring;
+    uint64_t most = CAPACITY / PAGE, given_back = most;
+
+    open_ring(&ring, CAPACITY);
+    CHECK(resident_after_burst(&ring) > most * 9 / 10);
+    kai_ring_fini(&ring);
+    open_ring(&ring, CAPACITY);
+    ring.keep = KEEP;
+#ifdef __linux__
+    given_back = most / 8; /* batches do not begin and end with pages */
+#endif
+    for (int i = 0; i < 3; i++) {
+        CHECK(resident_after_burst(&ring) <= given_back);
+        CHECK(all_zero(&ring));
+        kai_ring_fini(&ring);
+        open_ring(&ring, CAPACITY);
+        ring.keep = KEEP;
+    }
+    kai_ring_fini(&ring);
+}
+
+/* Batches of a few pages, as a worker releases them, at every place of the ring. */
+static void what_is_given_back_is_zero_and_usable_again(void)
+{
+    kai_ring ring;
+    uint64_t seed = 3;
+
+    open_ring(&ring, 1 << 20);
+    ring.keep = 100 * 1000; /* no page's border */
+    for (int lap = 0; lap < 300; lap++) {
+        uint64_t pos;
+        for (int i = 0; i < 40; i++)
+            CHECK(put(&ring, 1 + check_random(&seed, 12000)));
+        pos = kai_ring_head(&ring);
+        for (int i = 0; i < 40; i++) {
+            const unsigned char *entry = kai_ring_next(&ring, &pos);
+            CHECK(entry && entry[0] == 0xee);
+        }
+        kai_ring_release(&ring, pos);
+        CHECK(all_zero(&ring));
+    }
+    kai_ring_fini(&ring);
+}
+
 int main(void)
 {
     RUN(entry_size_counts_the_header_and_rounds_up_to_16);
@@ -675,6 +742,8 @@ int main(void)
     RUN(half_the_capacity_fits_an_empty_ring_wherever_it_stands);
     RUN(released_room_is_zero_on_both_sides_of_the_wrap);
     RUN(reader_may_release_less_than_it_read);
+    RUN(memory_of_a_burst_is_given_back_but_for_what_is_kept);
+    RUN(what_is_given_back_is_zero_and_usable_again);
     RUN(empty_ring_starts_over_at_its_first_page);
     RUN(ring_with_something_reserved_does_not_start_over);
     RUN(whole_ring_is_usable_after_it_started_over);
