@@ -7,8 +7,6 @@ touch the GIL. See `Producer`, `Consumer`, `kafka_async.config`, `kafka_async.er
 
 from __future__ import annotations
 
-import importlib.util
-
 from kafka_async._interpreter import is_main
 
 if not is_main():  # threads, what a fork leaves and the flush at exit are the process's
@@ -16,11 +14,15 @@ if not is_main():  # threads, what a fork leaves and the flush at exit are the p
         "kafka_async does not work in a subinterpreter. Use it in the process's main interpreter (under mod_wsgi: "
         "WSGIApplicationGroup %{GLOBAL}), in its threads, or in other processes"
     )
-if importlib.util.find_spec("kafka_async._native") is None:
+try:
+    import kafka_async._native  # noqa: F401
+except ModuleNotFoundError as error:
+    if error.name != "kafka_async._native":
+        raise
     raise ImportError(
         f"the native part of kafka_async is not built in {__path__[0]}. If these are the sources, they hide an "
         "installed copy: run Python from another folder, or install them in place with 'pip install -e .'"
-    )
+    ) from None
 
 from kafka_async._delivery import Delivery
 from kafka_async._oauth import OAuthToken

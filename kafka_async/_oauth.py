@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 import math
 import re
 import threading
@@ -18,6 +16,8 @@ from kafka_async._native import ffi, lib
 from kafka_async.config import Config, config_error
 
 if TYPE_CHECKING:
+    import asyncio
+
     from kafka_async._wait import Waits
 
 _UNSECURED = "enable.sasl.oauthbearer.unsecure.jwt"
@@ -200,11 +200,13 @@ class Tokens:
     """
 
     def __init__(self, on_oauth: OnOAuth | OnOAuthAsync, config: str) -> None:
+        from inspect import iscoroutinefunction
+
         native = lib.ka_oauth_new()
         if not native:
             raise MemoryError("the native core has no memory")
         self.native = ffi.gc(native, lib.ka_oauth_release)
-        self.is_async = any(map(inspect.iscoroutinefunction, (on_oauth, type(on_oauth).__call__)))
+        self.is_async = any(map(iscoroutinefunction, (on_oauth, type(on_oauth).__call__)))
         self._source = _Source(on_oauth, config)
 
     def start_thread(self) -> None:
@@ -270,12 +272,14 @@ class _Attendant:
             self._task = None
 
     async def _answer(self) -> None:
+        from asyncio import CancelledError  # which the loop has imported
+
         if (source := self._line.source()) is None:
             self._line.lose()
             return
         try:
             self._line.give(await cast("OnOAuthAsync", source.callback)(source.config))
-        except asyncio.CancelledError:
+        except CancelledError:
             lib.ka_oauth_fail(self._line.native, b"on_oauth was cancelled")
             raise
         except BaseException as error:

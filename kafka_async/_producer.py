@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import update_wrapper
-from inspect import CO_COROUTINE
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from kafka_async import _exit, _log, _payload, errors
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
 
 _send_record = lib.ka_producer_send_record
 _NO_TOPIC = -1
+_CO_COROUTINE = 0x80  # of inspect, which takes long to import
 _PURGE_LIMIT_S = 1.0
 OPEN_LIMIT_S = 5.0
 _POLICIES = {
@@ -249,7 +249,7 @@ class ProducerCore(Sender, ABC):
             if not callable(on_delivery):
                 raise TypeError(f"on_delivery must be callable, not {type(on_delivery).__name__}")
             code = getattr(on_delivery, "__code__", None)
-            if code is not None and code.co_flags & CO_COROUTINE:
+            if code is not None and code.co_flags & _CO_COROUTINE:
                 raise not_awaited(on_delivery)
         if self._stopped:
             raise state_error(lib.KA_CLOSED)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from kafka_async import errors
 from kafka_async._native import lib
@@ -15,8 +15,7 @@ _TRANSACTION_ADVICE = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(NamedTuple):
     """What a producer was told of its bounds."""
 
     queue_messages: int

@@ -7,8 +7,6 @@ description.
 
 from __future__ import annotations
 
-import base64
-import json
 import time
 
 from kafka_async._native import lib
@@ -78,4 +76,7 @@ def _parse(config: str) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def _part(claims: dict[str, object]) -> str:
+    import base64  # seldom needed, and as slow to import as all the rest
+    import json
+
     return base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip("=")

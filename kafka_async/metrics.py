@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from kafka_async._native import ffi
 
 
-@dataclass(frozen=True, slots=True)
-class LatencySummary:
+class LatencySummary(NamedTuple):
     """A distribution of latencies, in seconds.
 
     Percentiles are within 1.6 % of the true value; ``mean`` and ``max`` are exact. All are 0 when
     ``count`` is 0.
     """
 
-    count: int
+    count: int  # type: ignore[assignment]  # not tuple's
     mean: float
     p50: float
     p90: float
@@ -24,8 +23,7 @@ class LatencySummary:
     max: float
 
 
-@dataclass(frozen=True, slots=True)
-class ProducerHops:
+class ProducerHops(NamedTuple):
     """Where the time of messages goes, from acceptance on.
 
     Of each delivered message `ring`, `queue`, `wire` and `report` add up to the time from acceptance to delivery
@@ -55,8 +53,7 @@ class ProducerHops:
     told: LatencySummary
 
 
-@dataclass(frozen=True, slots=True)
-class ConsumerHops:
+class ConsumerHops(NamedTuple):
     """Where the time of messages goes, up to the application.
 
     Attributes
@@ -75,8 +72,7 @@ class ConsumerHops:
     block: LatencySummary
 
 
-@dataclass(frozen=True, slots=True)
-class ProducerMetrics:
+class ProducerMetrics(NamedTuple):
     """One consistent snapshot of a producer.
 
     ``accepted == delivered + failed + purged + outstanding`` in every one.
@@ -111,8 +107,7 @@ class ProducerMetrics:
     hops: ProducerHops
 
 
-@dataclass(frozen=True, slots=True)
-class ConsumerMetrics:
+class ConsumerMetrics(NamedTuple):
     """A snapshot of a consumer.
 
     Attributes
