@@ -68,8 +68,8 @@ kafka_async_mutant(mutant_over_relaxed model_ring ka_ring.c
 kafka_async_mutant(mutant_reserve_relaxed model_ring ka_ring.c
   "memory_order_acq_rel,\n                                                         memory_order_acquire))" "memory_order_relaxed, memory_order_relaxed))")
 kafka_async_mutant(mutant_no_bit model_ring ka_ring.c "lap | STARTED_OVER," "lap,")
-kafka_async_mutant(mutant_no_zeros model_ring ka_ring.c "memset(ring->memory + offset, 0, first);" "")
-kafka_async_mutant(mutant_late_zeros model_ring ka_ring.c "memset(ring->memory, 0, len - first);" "")
+kafka_async_mutant(mutant_no_zeros model_ring ka_ring.c "clear(ring, offset, offset + first);" "")
+kafka_async_mutant(mutant_late_zeros model_ring ka_ring.c "clear(ring, 0, len - first);" "")
 kafka_async_mutant(mutant_no_notify_fence model_wake ka_wake.h "    atomic_thread_fence(memory_order_seq_cst);\n    if" "    if")
 kafka_async_mutant(mutant_no_prepare_fence model_wake ka_wake.c "atomic_thread_fence(memory_order_seq_cst); /* partner" "/* partner")
 kafka_async_mutant(mutant_no_sequence model_wake ka_wake.c

@@ -20,7 +20,8 @@ static int batch;              /* entries that are read before they are released
 static void init(void)
 {
     ring.memory = memory;
-    ring.capacity = capacity;
+    ring.capacity = ring.keep = capacity;
+    ring.page = 4096;
     atomic_init(&ring.tail, start);
     atomic_init(&ring.head_seen, start);
     atomic_init(&ring.head, start);

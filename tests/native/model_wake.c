@@ -34,7 +34,8 @@ static void init(void)
     event = (kai_wake)KAI_WAKE_STATIC;
     atomic_init(&steps, 0);
     ring.memory = memory;
-    ring.capacity = SMALL;
+    ring.capacity = ring.keep = SMALL;
+    ring.page = 4096;
     atomic_init(&ring.tail, 0);
     atomic_init(&ring.head_seen, 0);
     atomic_init(&ring.head, 0);
