@@ -301,7 +301,7 @@ ka_command *kai_command_submit(consumer_command *command);
 void kai_command_close(consumer_command *command, int code, const char *text);
 /* All on the worker. */
 int kai_commands_run(ka_consumer *c);
-/* No more are taken: refuse what is queued, and answer what is open, but for patient ones. */
+/* No more are taken: refuse what is queued, and answer what is open, but for patient ones, which run. */
 void kai_commands_refuse(ka_consumer *c);
 /* librdkafka answers no more: refuse what is still open. */
 void kai_commands_end(ka_consumer *c);

@@ -108,19 +108,22 @@ static consumer_command *next_command(ka_consumer *c)
     return command;
 }
 
-int kai_commands_run(ka_consumer *c)
+static int run_all(ka_consumer *c)
 {
     consumer_command *command;
     int n = 0;
 
-    if (atomic_load(&c->lookup) == LOOKUP_RUNNING) /* it has `wanted` */
-        return 0;
     for (; (command = next_command(c)); n++) {
         int code = command->run(command);
         if (code != LATER)
             kai_command_close(command, code, NULL);
     }
     return n;
+}
+
+int kai_commands_run(ka_consumer *c)
+{
+    return atomic_load(&c->lookup) == LOOKUP_RUNNING ? 0 : run_all(c); /* that has `wanted` */
 }
 
 static void refuse_all(consumer_command *command)
@@ -133,18 +136,28 @@ static void refuse_all(consumer_command *command)
     }
 }
 
+/* Patient ones are what the close waits for, whether the worker had seen them before it or not. */
 void kai_commands_refuse(ka_consumer *c)
 {
-    consumer_command *queued;
+    consumer_command **at = &c->first_command, *refused = NULL, *queued;
 
     pthread_mutex_lock(&c->lock);
-    queued = c->first_command;
-    c->first_command = NULL;
+    while ((queued = *at)) {
+        if (queued->patient) {
+            at = &queued->next;
+            continue;
+        }
+        *at = queued->next;
+        queued->next = refused;
+        refused = queued;
+    }
+    c->last_command = at;
     for (consumer_command *open = c->open_commands; open; open = open->next)
         if (!open->patient) /* whoever runs it drops its reference later */
             kai_command_answer(&open->base, KA_CLOSED, 0, NULL);
     pthread_mutex_unlock(&c->lock);
-    refuse_all(queued);
+    refuse_all(refused);
+    run_all(c);
 }
 
 void kai_commands_end(ka_consumer *c)
