@@ -262,6 +262,12 @@ typedef struct {
  * KA_FORKED, and returns that; KA_OK at the end. */
 int ka_producer_send_batch(ka_producer *p, int32_t topic, ka_batch *batch);
 
+/* Accept values for one topic, copied: all or none. Any partition, no keys. What ka_producer_send_record() returns
+ * for a refusal; where a policy would drop some, KA_FULL. count <= KA_VALUES. */
+enum { KA_VALUES = 65536 };
+int ka_producer_send_values(ka_producer *p, int32_t topic, const char *const *values,
+                            const int64_t *lens, int64_t count);
+
 /* Wait until a message of so many bytes could be accepted (result: one with a token). KA_TIMEOUT,
  * KA_INTERRUPTED, KA_CLOSED, KA_BARRED, KA_FORKED. */
 int ka_wait_producer_room(ka_producer *p, int64_t bytes, int result, int64_t timeout_us);

@@ -4,6 +4,8 @@
  * value of type bytes: they go to ka_producer_send() at once. What that refuses, and every other form, is the
  * decorated function's. Of the time of such a call, Python's frame and cffi's conversions took three quarters.
  *
+ * send_many() has the like for a list of nothing but bytes that finds room as a whole.
+ *
  * Everything here runs with the GIL, which is never given away. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -12,27 +14,76 @@
 #include "ka.h"
 
 typedef int send_function(ka_producer *p, const char *value, int64_t value_len);
+typedef int send_values_function(ka_producer *p, int32_t topic, const char *const *values,
+                                 const int64_t *lens, int64_t count);
 
 /* Sender, the base of the classes that have such a method. */
 typedef struct {
     PyObject base;
     send_function *send; /* NULL: not attached, or being collected */
+    send_values_function *send_values;
     ka_producer *native; /* borrowed from owner */
     PyObject *owner;     /* owned: cffi's object, which releases native at its end */
 } sender;
 
-/* _attach(owner, native, send): the last two as addresses, since what cffi hands out is opaque. */
+/* _attach(owner, native, send, send_values): all but the first as addresses, since what cffi hands out is opaque. */
 static PyObject *sender_attach(PyObject *self, PyObject *args)
 {
     sender *s = (sender *)self;
-    unsigned long long native, send;
+    unsigned long long native, send, send_values;
     PyObject *owner;
 
-    if (!PyArg_ParseTuple(args, "OKK", &owner, &native, &send))
+    if (!PyArg_ParseTuple(args, "OKKK", &owner, &native, &send, &send_values))
         return NULL;
     Py_XSETREF(s->owner, Py_NewRef(owner));
     s->native = (ka_producer *)(uintptr_t)native;
     s->send = (send_function *)(uintptr_t)send;
+    s->send_values = (send_values_function *)(uintptr_t)send_values;
+    Py_RETURN_NONE;
+}
+
+/* Whether each is of type bytes; where they are and how long. */
+static int locate(PyObject *const *items, Py_ssize_t count, const char **values, int64_t *lens)
+{
+    for (Py_ssize_t i = 0; i < count; i++) {
+        if (!PyBytes_CheckExact(items[i]))
+            return 0;
+        values[i] = PyBytes_AS_STRING(items[i]);
+        lens[i] = PyBytes_GET_SIZE(items[i]);
+    }
+    return 1;
+}
+
+/* _send_values(topic number, list or tuple): how many were accepted, all, or None: none, and send_many() has to look
+ * closer. Nothing can fail once they are. */
+static PyObject *sender_send_values(PyObject *self, PyObject *args)
+{
+    sender *s = (sender *)self;
+    PyObject *sequence, *result;
+    Py_ssize_t count;
+    void *places;
+    int topic, accepted;
+
+    if (!PyArg_ParseTuple(args, "iO", &topic, &sequence))
+        return NULL;
+    if (!s->send || !(PyList_CheckExact(sequence) || PyTuple_CheckExact(sequence)) ||
+        (count = PySequence_Fast_GET_SIZE(sequence)) < 1 || count > KA_VALUES)
+        Py_RETURN_NONE;
+    places = PyMem_Malloc((size_t)count * (sizeof(char *) + sizeof(int64_t)));
+    result = PyLong_FromSsize_t(count);
+    if (!places || !result) {
+        PyMem_Free(places);
+        Py_XDECREF(result);
+        return PyErr_NoMemory();
+    }
+    int64_t *lens = places;
+    const char **values = (const char **)(void *)(lens + count);
+    accepted = locate(PySequence_Fast_ITEMS(sequence), count, values, lens) &&
+               s->send_values(s->native, topic, values, lens, count) == KA_OK;
+    PyMem_Free(places);
+    if (accepted)
+        return result;
+    Py_DECREF(result);
     Py_RETURN_NONE;
 }
 
@@ -59,7 +110,9 @@ static void sender_dealloc(PyObject *self)
     Py_TYPE(self)->tp_free(self);
 }
 
-static PyMethodDef sender_methods[] = {{"_attach", sender_attach, METH_VARARGS, NULL}, {0}};
+static PyMethodDef sender_methods[] = {{"_attach", sender_attach, METH_VARARGS, NULL},
+                                       {"_send_values", sender_send_values, METH_VARARGS, NULL},
+                                       {0}};
 
 static PyTypeObject sender_type = {
     PyVarObject_HEAD_INIT(NULL, 0).tp_name = "kafka_async._fast.Sender",

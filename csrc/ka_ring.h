@@ -46,6 +46,10 @@ void kai_ring_fini(kai_ring *ring);
 void *kai_ring_reserve(kai_ring *ring, uint64_t len);
 void kai_ring_commit(void *entry, uint64_t len);
 
+/* Several entries may share one reservation, of the sum of their sizes less kai_ring_entry_size(0). The first is what
+ * kai_ring_reserve() returned, each other one kai_ring_entry_size(len) bytes behind its predecessor of len bytes; each
+ * is committed by itself. */
+
 /* The next committed entry at *pos, which moves past it, or NULL. Start with kai_ring_head().
  * Valid until released. Reader only. */
 void *kai_ring_next(kai_ring *ring, uint64_t *pos);

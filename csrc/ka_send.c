@@ -6,6 +6,8 @@
 
 /* What condemned records may take of the ring until the worker has passed them. */
 enum { CONDEMNED_BYTES = 4 * 1024 * 1024 };
+/* Of entries that share a reservation, which the ring's end may cost as much again. */
+enum { SHARED_BYTES = 64 * 1024 };
 
 /* A message on its way into the ring; everything is borrowed. */
 typedef struct {
@@ -23,18 +25,19 @@ static int64_t size_of(const message *m)
 
 /* Take a share of both bounds. acquire: whoever gets a share that was given back also sees that its
  * place in the ring is free; partner: the release in kai_publish_counts(). */
-static int admit(ka_producer *p, int64_t bytes)
+static int admit(ka_producer *p, int64_t messages, int64_t bytes)
 {
     uint64_t room = atomic_load_explicit(&p->room, memory_order_relaxed);
 
     do {
         if (room & (ROOM_CLOSED | ROOM_BARRED))
             return room & ROOM_CLOSED ? KA_CLOSED : KA_BARRED;
-        if (room_messages(room) >= p->queue_messages || room_bytes(room) + bytes > p->queue_bytes)
+        if (room_messages(room) + messages > p->queue_messages ||
+            room_bytes(room) + bytes > p->queue_bytes)
             return KA_FULL;
-    } while (!atomic_compare_exchange_weak_explicit(&p->room, &room,
-                                                    room + ROOM_MESSAGE + (uint64_t)bytes,
-                                                    memory_order_acquire, memory_order_relaxed));
+    } while (!atomic_compare_exchange_weak_explicit(
+        &p->room, &room, room + (uint64_t)messages * ROOM_MESSAGE + (uint64_t)bytes,
+        memory_order_acquire, memory_order_relaxed));
     return KA_OK;
 }
 
@@ -70,12 +73,12 @@ static int evict_and_admit(ka_producer *p, int64_t bytes)
     int status;
 
     kai_lock_eviction(p);
-    status = admit(p, bytes);
+    status = admit(p, 1, bytes);
     /* Nothing is condemned for a message that would find no room all the same. */
     if (atomic_load(&p->held_messages) < p->queue_messages &&
         atomic_load(&p->held_bytes) + bytes <= p->queue_bytes)
         while (status == KA_FULL && condemn_oldest(p))
-            status = admit(p, bytes);
+            status = admit(p, 1, bytes);
     kai_unlock_eviction(p);
     return status;
 }
@@ -90,7 +93,7 @@ static int admit_message(ka_producer *p, const message *m)
         return KA_TOO_LARGE;
     if (m->token && !kai_results_reserve(&p->results, bytes))
         return KA_FULL;
-    status = admit(p, bytes);
+    status = admit(p, 1, bytes);
     if (status == KA_FULL && p->on_full == KA_DROP_OLD)
         status = evict_and_admit(p, bytes);
     if (status != KA_OK && m->token)
@@ -244,6 +247,76 @@ int ka_producer_send_batch(ka_producer *p, int32_t topic_number, ka_batch *batch
     kai_wake_notify(&p->worker.wake);
     kai_hist_add(&p->send_latency, kai_now_ns() - now);
     return result;
+}
+
+static uint64_t entry_of(int64_t value_len)
+{
+    return kai_ring_entry_size(sizeof(record) + (uint64_t)value_len);
+}
+
+/* How many values from lens on share a reservation, and the sum of their entries: no more than what the ring's size
+ * allows for at the end of a lap. */
+static int64_t share(const ka_producer *p, const int64_t *lens, int64_t count, uint64_t *size)
+{
+    uint64_t most = entry_of(p->max_message);
+    int64_t n = 1;
+
+    if (most > SHARED_BYTES)
+        most = SHARED_BYTES;
+    for (*size = entry_of(lens[0]); n < count && *size + entry_of(lens[n]) <= most; n++)
+        *size += entry_of(lens[n]);
+    return n;
+}
+
+/* Put values that are admitted. */
+static void put_values(ka_producer *p, int32_t topic_number, const char *const *values,
+                       const int64_t *lens, int64_t count, int64_t now)
+{
+    for (int64_t i = 0, end; i < count; i = end) {
+        uint64_t size;
+        char *at;
+
+        end = i + share(p, lens + i, count - i, &size);
+        at = kai_ring_reserve(&p->ring, size - kai_ring_entry_size(0));
+        if (!at)
+            abort(); /* the ring is sized for all that the bounds admit */
+        for (int64_t n = i; n < end; at += entry_of(lens[n]), n++) {
+            record *r = (record *)(void *)at;
+            *r = (record){.accepted_ns = now,
+                          .timestamp_ms = -1,
+                          .topic = topic_number,
+                          .partition = KA_PARTITION_ANY,
+                          .value_len = (uint32_t)lens[n],
+                          .key_len = KAI_NONE};
+            kai_append((char *)(r + 1), values[n], lens[n]);
+            kai_ring_commit(r, sizeof *r + (uint64_t)lens[n]);
+        }
+    }
+}
+
+int ka_producer_send_values(ka_producer *p, int32_t topic_number, const char *const *values,
+                            const int64_t *lens, int64_t count)
+{
+    int64_t now = kai_now_ns(), bytes = 0;
+    int status;
+
+    if (kai_producer_is_foreign(p))
+        return KA_FORKED;
+    if (count < 0 || count > KA_VALUES || topic_number < 0 ||
+        topic_number >= atomic_load_explicit(&p->topics, memory_order_relaxed))
+        return KA_INVALID;
+    for (int64_t i = 0; i < count; i++) {
+        if (lens[i] > p->max_message)
+            return KA_TOO_LARGE;
+        bytes += lens[i];
+    }
+    status = admit(p, count, bytes);
+    if (status != KA_OK)
+        return status;
+    put_values(p, topic_number, values, lens, count, now);
+    kai_wake_notify(&p->worker.wake);
+    kai_hist_add(&p->send_latency, kai_now_ns() - now);
+    return KA_OK;
 }
 
 static int64_t check_room(void *self, int64_t bytes)

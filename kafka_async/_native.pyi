@@ -81,6 +81,7 @@ class lib:
     KA_TIMESTAMP_CREATE: int
     KA_TIMESTAMP_APPEND: int
     KA_BLOCK: int
+    KA_VALUES: int
     KA_COLUMNS: int
     KA_HAS_KEYS: int
     KA_HAS_NULLS: int
@@ -159,6 +160,8 @@ class lib:
         token: int,
         /,
     ) -> int: ...
+    @staticmethod
+    def ka_producer_send_values(p: ffi.CData, topic: int, values: ffi.CData, lens: ffi.CData, count: int, /) -> int: ...
     @staticmethod
     def ka_producer_send_batch(p: ffi.CData, topic: int, batch: ffi.CData, /) -> int: ...
     @staticmethod

@@ -150,8 +150,8 @@ class ProducerCore(Sender, ABC):
             raise native_error(error)
         conf.taken()
         self._native = ffi.gc(native, lib.ka_producer_release)
-        addresses = native, ffi.addressof(lib, "ka_producer_send")
-        self._attach(self._native, *(int(ffi.cast("intptr_t", address)) for address in addresses))
+        calls = (ffi.addressof(lib, name) for name in ("ka_producer_send", "ka_producer_send_values"))
+        self._attach(self._native, *(int(ffi.cast("intptr_t", address)) for address in (native, *calls)))
         self._unread = Unread()
         self._outcomes = self._make_outcomes()
         self._failures = Failures(self._native, self._unread)
@@ -307,7 +307,11 @@ class ProducerCore(Sender, ABC):
             )
         items = values_or_records if isinstance(values_or_records, (list, tuple)) else list(values_or_records)
         choose = None
-        if self._partitioner is not None:
+        if self._partitioner is None:
+            accepted = self._send_values(number, items)
+            if accepted is not None:
+                return accepted
+        else:
             name = topic or self._topic
             choose = lambda key, value: self._choose(name, number, key, value)  # noqa: E731
         batch = Batch(items, choose)

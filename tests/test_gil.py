@@ -134,6 +134,7 @@ class Objects:
             "ka_producer_topic": lambda: (p, b"t"),
             "ka_producer_send": lambda: (p, b"v", 1),
             "ka_producer_send_record": lambda: (p, 0, -1, -1, b"v", 1, b"k", 1, b"", 0, 0),
+            "ka_producer_send_values": lambda: (p, 0, ffi.new("char *[1]"), ffi.new("int64_t[1]"), 1),
             "ka_producer_send_batch": lambda: (p, 0, self.batch),
             "ka_try_producer_room": lambda: (p, 1, 0),
             "ka_try_producer_flush": lambda: (p, 1),

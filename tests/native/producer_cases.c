@@ -359,12 +359,85 @@ static void a_call_takes_the_time_it_was_given(void)
     finish(p, 0);
 }
 
-/* ---------------------------------------------------------------- eviction */
+/* ---------------------------------------------------------------- values */
 
 typedef struct {
     ka_producer *p;
-    _Atomic int done;
+    _Atomic int done, pumps;
 } pump;
+
+static void values_are_accepted_all_or_none(void)
+{
+    static const char *const values[] = {"a", "b", "c", NULL};
+    static const int64_t lens[] = {1, 1, 1, 1000001};
+    ka_producer *p = open_producer(
+        nowhere(), NULL, NULL,
+        &(ka_producer_options){.queue_messages = 4, .queue_bytes = 2000000, .topic = "t"});
+    ka_producer_stats stats;
+
+    CHECK(ka_producer_send_values(p, 0, values, lens, 4) == KA_TOO_LARGE);
+    CHECK(ka_producer_send_values(p, 1, values, lens, 3) == KA_INVALID);
+    CHECK(ka_producer_send_values(p, -1, values, lens, 3) == KA_INVALID);
+    CHECK(ka_producer_send_values(p, 0, values, lens, KA_VALUES + 1) == KA_INVALID);
+    CHECK(ka_producer_send_values(p, 0, values, lens, 3) == KA_OK);
+    CHECK(ka_producer_send_values(p, 0, values, lens, 2) == KA_FULL);
+    CHECK(ka_producer_metrics(p, &stats) == KA_OK);
+    CHECK(stats.accepted == 3 && stats.outstanding_bytes == 3);
+    CHECK(ka_producer_send_values(p, 0, values, lens, 1) == KA_OK);
+    CHECK(ka_producer_send_values(p, 0, values, lens, 0) == KA_OK);
+    CHECK(finish(p, 0) == 4);
+}
+
+static void *pump_values(void *arg)
+{
+    enum { MOST = 300, LONGEST = 3000 };
+    static const char data[LONGEST];
+    const char *values[MOST];
+    int64_t lens[MOST];
+    pump *pumped = arg;
+    uint64_t random = 7 + (uint64_t)atomic_fetch_add(&pumped->pumps, 1);
+
+    while (!atomic_load(&pumped->done)) {
+        int64_t count = 1 + (int64_t)check_random(&random, MOST);
+        int status;
+        for (int64_t i = 0; i < count; i++) {
+            values[i] = data;
+            lens[i] = (int64_t)check_random(&random, check_random(&random, 2) ? LONGEST : 50);
+        }
+        status = ka_producer_send_values(pumped->p, 0, values, lens, count);
+        CHECK(status == KA_OK || status == KA_FULL);
+    }
+    return NULL;
+}
+
+/* The ring's size is a power of two, so that nothing is left over by rounding. */
+static void values_that_share_a_reservation_fit_the_ring(void)
+{
+    ka_producer_options options = {.queue_messages = 3000, .topic = "t"};
+    ka_producer like = {.queue_messages = 3000, .max_message = 20000 - 36};
+    int64_t end_ms = check_now_ms() + 2LL * ROUNDS_MS;
+    pthread_t threads[2], holder;
+    pump pumped = {.done = 0};
+
+    options.queue_bytes = like.queue_bytes = (int64_t)((1 << 20) - kai_ring_capacity(&like));
+    pumped.p = open_producer(somewhere(), "message.max.bytes", "20000", &options);
+    CHECK(pumped.p->max_message == like.max_message);
+    CHECK(pumped.p->ring.capacity == 1 << 20 && kai_ring_capacity(pumped.p) == 1 << 20);
+    for (int i = 0; i < 2; i++)
+        threads[i] = check_thread(pump_values, &pumped);
+    holder = start_holding("ka-producer");
+    while (check_now_ms() < end_ms)
+        check_pause();
+    stop_holding(holder);
+    atomic_store(&pumped.done, 1);
+    for (int i = 0; i < 2; i++)
+        check_join(threads[i]);
+    CHECK(flush(pumped.p) == KA_OK);
+    CHECK(atomic_load(&pumped.p->delivered) > 3000);
+    CHECK(finish(pumped.p, 20000000) == 0);
+}
+
+/* ---------------------------------------------------------------- eviction */
 
 static void *pump_main(void *arg)
 {
@@ -793,6 +866,8 @@ int main(int argc, char **argv)
         CASE(a_refused_message_gives_its_place_back),
         CASE(a_batch_wakes_a_worker_that_sleeps),
         CASE(a_batch_stops_where_no_transaction_is_open),
+        CASE(values_are_accepted_all_or_none),
+        CASE(values_that_share_a_reservation_fit_the_ring),
         CASE(purges_at_the_same_time_count_each_message_once),
         CASE(a_purge_that_takes_its_time_wakes_a_worker_that_sleeps),
         CASE(a_call_takes_the_time_it_was_given),
