@@ -7,6 +7,7 @@
 
 #include "ka_err.h"
 #include "ka_log.h"
+#include "ka_resolve.h"
 
 ka_conf *ka_conf_new(void)
 {
@@ -95,6 +96,7 @@ rd_kafka_t *kai_conf_create(const ka_conf *conf, rd_kafka_type_t type, void *opa
 
     rd_kafka_conf_set_opaque(rd, opaque);
     rd_kafka_conf_set_log_cb(rd, log ? kai_log_put : kai_log_drop);
+    rd_kafka_conf_set_resolve_cb(rd, kai_resolve);
     if (on_new) /* not earlier: a copy of a configuration has no interceptors */
         rd_kafka_conf_interceptor_add_on_new(rd, "kafka_async", on_new, opaque);
     rk = rd_kafka_new(type, rd, text, sizeof text);

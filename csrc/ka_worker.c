@@ -9,6 +9,7 @@
 #include <time.h>
 
 #include "ka.h"
+#include "ka_resolve.h"
 
 #ifdef __linux__
 #include <sys/prctl.h>
@@ -23,7 +24,7 @@ static struct {
     _Atomic int64_t lost;
     kai_wake ended;
     pthread_mutex_t births; /* protects refused of workers; held until the new thread is bound */
-    int registered;         /* the fork handler; under births */
+    int registered;         /* the fork handlers; under births */
 } process = {.ended = KAI_WAKE_STATIC, .births = PTHREAD_MUTEX_INITIALIZER};
 
 /* Runs in the child. The threads of the parent are not there, and one of them may have held a
@@ -35,6 +36,7 @@ static void after_fork_in_child(void)
     atomic_store(&process.lost, 0);
     kai_wake_init(&process.ended);
     pthread_mutex_init(&process.births, NULL);
+    kai_resolve_reset();
 }
 
 int kai_process_init(void)
@@ -43,7 +45,7 @@ int kai_process_init(void)
 
     pthread_mutex_lock(&process.births);
     if (!process.registered)
-        error = pthread_atfork(NULL, NULL, after_fork_in_child);
+        error = pthread_atfork(kai_resolve_hold, kai_resolve_release, after_fork_in_child);
     process.registered |= !error;
     pthread_mutex_unlock(&process.births);
     return error;

@@ -69,7 +69,7 @@ void kai_control_fini(kai_control *control);
 
 /* Changes in the child of a fork: an object with another number belongs to the parent. */
 extern _Atomic uint32_t kai_process;
-/* Register the fork handler; before the first object. 0, or an errno: no memory. */
+/* Register the fork handlers; before the first object. 0, or an errno: no memory. */
 int kai_process_init(void);
 
 /* Count messages that were purged with nobody to tell. */

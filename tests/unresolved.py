@@ -17,19 +17,31 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import forked
 
 from kafka_async import KafkaError, Producer
+from kafka_async.testing import MockCluster
 
 LIMIT_S = 20
 SERVERS = "kafka.unresolved.example:9092"
-SIOCSIFFLAGS, IFF_UP, IFF_RUNNING = 0x8914, 0x1, 0x40
+SIOCSIFFLAGS, SIOCSIFADDR, IFF_UP, IFF_RUNNING = 0x8914, 0x8916, 0x1, 0x40
 left_open: list[Producer] = []
+
+
+def bring_loopback_up(addresses: int = 0) -> None:
+    """Make a new network usable, with so many addresses more than 127.0.0.1."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", IFF_UP | IFF_RUNNING))
+        for n in range(addresses):
+            address = struct.pack("16sHxx4s8x", b"lo:%d" % n, socket.AF_INET, bytes([10, 0, n >> 8, n & 0xFF]))
+            fcntl.ioctl(any_socket, SIOCSIFADDR, address)
 
 
 def swallow_queries(hanging: Path) -> None:
     """Be a name server on loopback that answers nothing."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-        fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", IFF_UP | IFF_RUNNING))
+    bring_loopback_up()
     server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     server.bind(("127.0.0.1", 53))
 
@@ -41,7 +53,7 @@ def swallow_queries(hanging: Path) -> None:
     threading.Thread(target=serve, daemon=True).start()
 
 
-def timed(call: Callable[[], object]) -> tuple[float, str, object]:
+def timed(call: Callable[[], object]) -> tuple[float, str, Any]:
     """How long a call took, and what it returned or raised."""
     began = time.monotonic()
     try:
@@ -49,6 +61,16 @@ def timed(call: Callable[[], object]) -> tuple[float, str, object]:
     except KafkaError as error:
         return time.monotonic() - began, type(error).__name__, [error.name, getattr(error, "outstanding", None)]
     return time.monotonic() - began, "", result if isinstance(result, int) else None
+
+
+def fork() -> int:
+    """Fork a child that delivers a message to a broker of its own, by number; returns the child."""
+    if child := os.fork():
+        return child
+    with MockCluster(topics={"t": 1}) as cluster, Producer(cluster.bootstrap_servers, "t") as producer:
+        producer.send(b"0")
+        producer.flush(LIMIT_S / 2)
+    os._exit(0)
 
 
 def main() -> None:
@@ -72,7 +94,10 @@ def main() -> None:
         for _ in range(100):
             producer.send(b"x")
 
+    forking = timed(fork)
+    forked.wait(forking[2], LIMIT_S)
     took = {
+        "fork": forking,
         "send": timed(send_hundred),
         "metrics": timed(lambda: producer.metrics().outstanding),
         "flush": timed(lambda: producer.flush(0.5)),
