@@ -7,9 +7,9 @@
 #include "ka.h"
 #include "ka_wake.h"
 
-/* How long a fork waits for resolutions that have begun. What takes longer waits for a name server, and the C library
- * holds no lock in that. */
-enum { HOLD_MOST_US = 100000 };
+/* How long a fork waits for resolutions that have begun. What takes longer, on a busy machine too, waits for a name
+ * server, and the C library holds no lock in that. */
+enum { HOLD_MOST_US = 200000 };
 
 static struct {
     _Atomic uint32_t forks;     /* about to be, or under way: nobody begins to resolve */

@@ -123,7 +123,7 @@ def test_every_call_keeps_to_its_time(runs: Runs, how: str) -> None:
         print(f"{name}: {seconds:.3f} s, {outcome}")
     seconds = {name: took for name, (took, *_) in done.took.items()}
     outcome = {name: outcome for name, (_, *outcome) in done.took.items()}
-    assert 0.1 <= seconds["fork"] < 0.5  # it waits for who resolves, but not for a name server
+    assert 0.2 <= seconds["fork"] < 1.0  # it waits for who resolves, but not for a name server
     assert seconds["send"] < 0.2
     assert seconds["send again"] < 0.2
     assert seconds["metrics"] < 0.05

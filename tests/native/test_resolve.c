@@ -9,7 +9,7 @@
 #include "check.h"
 #include "ka_worker.h"
 
-enum { BOUND_MS = 100, THREADS = 3 };
+enum { BOUND_MS = 200, THREADS = 3 };
 
 static pthread_mutex_t library = PTHREAD_MUTEX_INITIALIZER;
 static _Atomic int server_hangs, waiting, answered, freed, stopping;
