@@ -297,7 +297,8 @@ ka_consumer *ka_wait_consumer_open(ka_conf *conf, const ka_consumer_options *opt
                        "no address space for prefetch: lower prefetch_bytes or prefetch_messages");
         return give_up(c);
     }
-    if (options->bound && kai_control_keep_cpus(&c->control) != 0) {
+    if (!kai_secrets_learn(&c->trouble.secrets, conf) ||
+        (options->bound && kai_control_keep_cpus(&c->control) != 0)) {
         kai_err_memory(err, "no memory for a consumer");
         return give_up(c);
     }

@@ -58,13 +58,6 @@ static int is_ready(void)
     return ready;
 }
 
-/* The client's, for a line of librdkafka's. */
-static int is_trouble(const rd_kafka_t *rk, const char *facility, const char *line, char *text,
-                      size_t size)
-{
-    return rk && kai_trouble_line(rd_kafka_opaque(rk), facility, line, text, size);
-}
-
 static void put(const rd_kafka_t *rk, int level, const char *facility, const char *text)
 {
     ka_log_line line;
@@ -85,21 +78,35 @@ static void put(const rd_kafka_t *rk, int level, const char *facility, const cha
     kai_wake_notify(&logs.wake);
 }
 
+static kai_trouble *trouble_of(const rd_kafka_t *rk)
+{
+    return rk ? rd_kafka_opaque(rk) : NULL;
+}
+
 void kai_log_put(const rd_kafka_t *rk, int level, const char *facility, const char *text)
 {
-    char words[512];
+    kai_trouble *t = trouble_of(rk);
+    char shown[sizeof((ka_log_line *)0)->text], words[512];
 
-    put(rk, level, facility, text);
-    if (is_trouble(rk, facility, text, words, sizeof words))
+    if (!t) {
+        put(rk, level, facility, text);
+        return;
+    }
+    snprintf(shown, sizeof shown, "%s", text);
+    kai_secrets_hide(&t->secrets, shown);
+    put(rk, level, facility, shown);
+    if (kai_trouble_line(t, facility, shown, words, sizeof words))
         put(rk, LOG_ERR, "ERROR", words);
 }
 
 void kai_log_drop(const rd_kafka_t *rk, int level, const char *facility, const char *text)
 {
+    kai_trouble *t = trouble_of(rk);
     char words[512];
 
     (void)level;
-    is_trouble(rk, facility, text, words, sizeof words);
+    if (t) /* what it notes of a line is librdkafka's own */
+        kai_trouble_line(t, facility, text, words, sizeof words);
 }
 
 int ka_log_next(ka_log_line *line)

@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "ka_conf.h"
+#include "ka_trouble.h"
 #include "ka_worker.h"
 
 /* What the application answered, in one piece of memory; owned by whoever holds it. */
@@ -223,10 +224,13 @@ static answer *take(ka_oauth *o)
 /* What librdkafka says of a token that it refuses may quote it. */
 static void hand_over(ka_oauth *o, rd_kafka_t *rk, answer *a)
 {
+    kai_trouble *trouble = rd_kafka_opaque(rk);
     const char *reason = a->text;
     char text[512];
 
-    if (a->token) {
+    if (a->token && !kai_secrets_learn_token(&trouble->secrets, a->token)) {
+        reason = no_memory.text;
+    } else if (a->token) {
         reason = "the token had expired when librdkafka got it, or is malformed";
         if (rd_kafka_oauthbearer_set_token(rk, a->token, a->expires_ms, a->text, a->extensions,
                                            a->parts, text,

@@ -420,7 +420,7 @@ static ka_producer *new_producer(const ka_conf *conf, const ka_producer_options 
 }
 
 /* The rest of what it needs memory for. NULL, or what it is that there is none for. */
-static const char *furnish(ka_producer *p, const ka_producer_options *options)
+static const char *furnish(ka_producer *p, const ka_conf *conf, const ka_producer_options *options)
 {
     if (kai_ring_init(&p->ring, kai_ring_capacity(p)) != 0 ||
         kai_results_init(&p->results, places(p), 2 * p->queue_bytes, &p->room_freed) != 0)
@@ -429,6 +429,7 @@ static const char *furnish(ka_producer *p, const ka_producer_options *options)
         p->ring.keep = KEPT_BYTES;
     p->default_topic = options->topic ? ka_producer_topic(p, options->topic) : -1;
     if (p->default_topic == KA_NOMEM || !kai_epoch_open(p) ||
+        !kai_secrets_learn(&p->trouble.secrets, conf) ||
         (options->bound && kai_control_keep_cpus(&p->control) != 0))
         return "no memory for a producer";
     return NULL;
@@ -463,7 +464,7 @@ ka_producer *ka_wait_producer_open(ka_conf *conf, const ka_producer_options *opt
         kai_err_memory(err, "no memory for a producer");
         return NULL;
     }
-    if ((lack = furnish(p, options))) {
+    if ((lack = furnish(p, conf, options))) {
         kai_err_memory(err, lack);
         return abandon(p);
     }

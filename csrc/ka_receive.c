@@ -132,6 +132,7 @@ void kai_report(ka_consumer *c, partition *p, int64_t offset, rd_kafka_resp_err_
     if (!c->options.group && is_of_group(code))
         return;
     kai_err_set(&error, code, text);
+    kai_secrets_hide(&c->trouble.secrets, error.text);
     kai_err_name(&error, RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED, "group", c->group);
     if (code ==
         RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED) /* what waits for the coordinator runs out of time */
@@ -159,6 +160,7 @@ void kai_on_error(rd_kafka_t *rk, int code, const char *reason, void *opaque)
     switch (code) {
     case RD_KAFKA_RESP_ERR__FATAL:
         kai_err_set(&error, rd_kafka_fatal_error(rk, text, sizeof text), text);
+        kai_secrets_hide(&c->trouble.secrets, error.text);
         error.fatal = 1;
         kai_push_failure(c, NULL, KA_OFFSET_NONE, &error);
         break;

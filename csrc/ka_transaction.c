@@ -144,6 +144,7 @@ static int attempt(ka_producer *p, const call *c, int timeout_ms, ka_error *erro
     }
     if ((failure = step(p, c->kind, timeout_ms))) {
         kai_err_take(error, failure);
+        kai_secrets_hide(&p->trouble.secrets, error->text);
         return 0;
     }
     done(p, c);
@@ -220,8 +221,12 @@ int ka_producer_step_told(ka_producer *p)
 
 static int run_offsets(call *c, int timeout_ms, ka_error *error)
 {
-    return kai_err_take(
+    int status = kai_err_take(
         error, rd_kafka_send_offsets_to_transaction(c->p->rk, c->offsets, c->group, timeout_ms));
+
+    if (status != KA_OK)
+        kai_secrets_hide(&c->p->trouble.secrets, error->text);
+    return status;
 }
 
 ka_command *ka_producer_send_offsets(ka_producer *p, ka_command *group,

@@ -124,11 +124,13 @@ static int cause_of_verdict(int verdict)
 
 void kai_trouble_init(kai_trouble *t)
 {
+    kai_secrets_init(&t->secrets);
     pthread_mutex_init(&t->lock, NULL);
 }
 
 void kai_trouble_fini(kai_trouble *t)
 {
+    kai_secrets_fini(&t->secrets);
     pthread_mutex_destroy(&t->lock);
 }
 
@@ -207,17 +209,15 @@ static int is_of_connection(rd_kafka_resp_err_t code)
            code == RD_KAFKA_RESP_ERR__SSL || code == RD_KAFKA_RESP_ERR__AUTHENTICATION;
 }
 
-/* librdkafka quotes the property that makes unsecured tokens when it can't read it. Returns a text without that. */
-static const char *without_secret(const char *reason, char *text, size_t size)
+/* librdkafka quotes parts of the property that makes unsecured tokens when it can't read it. */
+static void cut_description(char *text, size_t size)
 {
     static const char name[] = "sasl.oauthbearer.config";
-    const char *at = strstr(reason, name);
+    const char *at = strstr(text, name);
 
-    if (!at)
-        return reason;
-    snprintf(text, size, "%.*s%s is refused (not shown, since it may be secret)",
-             (int)(at - reason), reason, name);
-    return text;
+    if (at)
+        snprintf(text + (at - text), size - (size_t)(at - text),
+                 "%s is refused (not shown, since it may be secret)", name);
 }
 
 void kai_trouble_event(kai_trouble *t, rd_kafka_resp_err_t code, const char *reason,
@@ -225,14 +225,16 @@ void kai_trouble_event(kai_trouble *t, rd_kafka_resp_err_t code, const char *rea
 {
     char text[512];
 
-    reason = without_secret(reason, text, sizeof text);
-    kai_err_set(error, code, reason);
+    snprintf(text, sizeof text, "%s", reason);
+    kai_secrets_hide(&t->secrets, text);
+    cut_description(text, sizeof text);
+    kai_err_set(error, code, text);
     if (code == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN)
         atomic_store(&t->all_down, 1);
     if (!is_of_connection(code))
         return;
     pthread_mutex_lock(&t->lock);
-    if (note_what_fits(t, code, reason))
+    if (note_what_fits(t, code, text))
         *error = t->error;
     pthread_mutex_unlock(&t->lock);
 }
@@ -259,7 +261,7 @@ int kai_trouble_line(kai_trouble *t, const char *facility, const char *line, cha
     const char *thread = strstr(line, "]: "); /* its name comes first */
     int cause;
 
-    if (!t || atomic_load(&t->answered) || strcmp(facility, "FAIL") != 0 ||
+    if (atomic_load(&t->answered) || strcmp(facility, "FAIL") != 0 ||
         !(cause = cause_of_line(line)))
         return 0;
     pthread_mutex_lock(&t->lock);

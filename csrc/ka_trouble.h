@@ -18,12 +18,14 @@
 #include <librdkafka/rdkafka.h>
 
 #include "ka.h"
+#include "ka_secret.h"
 
 /* The first member of each client, so that librdkafka's opaque is one. */
 typedef struct {
-    pthread_mutex_t lock;
-    ka_error error; /* the last report */
-    int cause;      /* of it, in ka_trouble.c's table */
+    kai_secrets secrets;  /* with a lock of its own */
+    pthread_mutex_t lock; /* protects all below but the atomics */
+    ka_error error;       /* the last report */
+    int cause;            /* of it, in ka_trouble.c's table */
     int unsure;
     int64_t since_ns; /* when the first report of that cause came */
     int64_t at_ns;    /* when it came; 0: none has */
@@ -43,7 +45,7 @@ void kai_trouble_watch(ka_conf *conf);
 /* An error event: *error is what it says, in our words if it is of a mistake. */
 void kai_trouble_event(kai_trouble *t, rd_kafka_resp_err_t code, const char *reason,
                        ka_error *error);
-/* A log line. Returns whether it tells of a mistake, in our words in text, which no event does. t may be NULL. */
+/* A log line. Returns whether it tells of a mistake, in our words in text, which no event does. */
 int kai_trouble_line(kai_trouble *t, const char *facility, const char *line, char *text,
                      size_t size);
 /* A broker has answered. Once for each message: it writes only what changes. */

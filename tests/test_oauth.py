@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import gc
 import logging
 import math
 import re
-import socket
-import struct
 import threading
 import time
 import weakref
@@ -19,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_broker import sasl_broker
 from loops import run, until
-from outcomes import Running
 from support import NOBODY, end, run_python, wait_for
 
 from kafka_async import ConfigError, Consumer, ConsumerError, OAuthToken, Producer, _oauth, _unsecured, aio
@@ -322,25 +319,9 @@ def test_failure_is_logged_with_its_traceback_and_raised_by_a_poll(caplog: pytes
 
 
 def test_connection_lost_in_the_handshake_is_no_trouble_of_a_poll(caplog: pytest.LogCaptureFixture) -> None:
-    def hang_up() -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                peer, _ = server.accept()
-                with peer:
-                    correlation = peer.recv(1000)[8:12]  # of ApiVersionsRequest version 3
-                    apis = b"".join(struct.pack(">hhhx", key, 0, 3) for key in (0, 1, 3, 17, 18))
-                    answer = correlation + struct.pack(">hB", 0, 6) + apis + struct.pack(">ix", 0)
-                    peer.sendall(struct.pack(">i", len(answer)) + answer)
-                    peer.recv(1000)  # SaslHandshakeRequest
-
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        broker = Running(hang_up)
-        servers = f"127.0.0.1:{server.getsockname()[1]}"
-        with Consumer(servers, "t", config=SASL, on_oauth=Calls()) as consumer:
-            wait_for(lambda: consumer.poll_message(0) or "handshake failed: Local: " in caplog.text)
-            assert consumer.poll_message(0.5) is None
-        server.shutdown(socket.SHUT_RDWR)
-        broker.join()
+    with sasl_broker(None) as servers, Consumer(servers, "t", config=SASL, on_oauth=Calls()) as consumer:
+        wait_for(lambda: consumer.poll_message(0) or "handshake failed: Local: " in caplog.text)
+        assert consumer.poll_message(0.5) is None
 
 
 def test_error_with_an_unprintable_text_is_told_by_its_type(

@@ -5,15 +5,21 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
+import time
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import trustme
-from support import NOBODY, run_python
+from fake_broker import sasl_broker
+from loops import run
+from support import NOBODY, run_python, wait_for
 
 import kafka_async
-from kafka_async import Consumer, Producer
+from kafka_async import Consumer, Producer, aio
+from kafka_async._native import lib
+from kafka_async.config import Config
 
 MARK = "h7Xk2Qs9"  # in every secret, and nowhere else
 SECRETS = [
@@ -144,3 +150,149 @@ def test_secret_is_not_on_stderr_of_a_program_that_fails() -> None:
     )
     assert "ConfigError" in done.stderr
     assert MARK not in done.stdout + done.stderr
+
+
+def told_to_producer(servers: str, options: dict[str, Any]) -> str:
+    """What a producer tells of a refusal."""
+    producer = Producer(servers, "t", **options)
+    delivery = producer.submit(b"x")
+    with pytest.raises(kafka_async.KafkaError) as raised:
+        producer.warm_up(timeout=20)
+    seen = everything(raised.value)
+    with pytest.raises(kafka_async.FlushTimeout, match=REFUSAL) as late:
+        producer.stop(0)
+    return seen + everything(late.value) + everything(delivery.exception(20) or Exception())
+
+
+def told_to_consumer(servers: str, options: dict[str, Any]) -> str:
+    with (
+        Consumer(servers, "t", group_id="g", **options) as consumer,
+        pytest.raises(kafka_async.ConsumerError) as raised,
+    ):
+        consumer.poll_message(20)
+    return everything(raised.value)
+
+
+def told_to_asyncio(servers: str, options: dict[str, Any]) -> str:
+    async def main() -> str:
+        async with aio.Consumer(servers, "t", **options) as consumer:
+            with pytest.raises(kafka_async.KafkaError) as of_consumer:
+                await consumer.poll_message(20)
+        async with aio.Producer(servers, "t", **options) as producer:
+            with pytest.raises(kafka_async.KafkaError) as of_producer:
+                await producer.warm_up(timeout=20)
+        return everything(of_consumer.value) + everything(of_producer.value)
+
+    return run(main())
+
+
+TOLD = {"producer": told_to_producer, "consumer": told_to_consumer, "asyncio": told_to_asyncio}
+REFUSAL = "no entry for "
+
+
+def refuse(sent: bytes) -> bytes:
+    """Quote what the client sent, and the password that SCRAM does not send."""
+    return REFUSAL.encode() + re.sub(rb"[^ -~]", b" ", sent) + MARK.encode() + b", indeed"
+
+
+def told_of_refusal(
+    caplog: pytest.LogCaptureFixture,
+    tell: Callable[[str, dict[str, Any]], str],
+    config: dict[str, Any],
+    *,
+    refuse: Callable[[bytes], bytes] = refuse,
+    **options: Any,
+) -> str:
+    """All that there is to see of a refusal."""
+    caplog.set_level(logging.DEBUG)
+    config = {"security.protocol": "sasl_plaintext", "debug": "all", **config}
+    with sasl_broker(refuse) as servers:
+        seen = tell(servers, {"config": config, **options})
+    kafka_async._log.stop()
+    assert REFUSAL in caplog.text
+    assert REFUSAL in seen
+    return seen + caplog.text + repr([vars(record) for record in caplog.records])
+
+
+@pytest.mark.parametrize("tell", TOLD.values(), ids=TOLD)
+@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256"])
+def test_password_that_the_broker_quotes_appears_nowhere(
+    mechanism: str, tell: Callable[[str, dict[str, Any]], str], caplog: pytest.LogCaptureFixture
+) -> None:
+    config = {"sasl.mechanism": mechanism, "sasl.username": "alice", "sasl.password": MARK}
+    seen = told_of_refusal(caplog, tell, config)
+    assert MARK not in seen
+    assert "***, indeed" in seen
+    assert mechanism != "PLAIN" or f"{REFUSAL} alice ***" in seen
+
+
+@pytest.mark.parametrize("tell", TOLD.values(), ids=TOLD)
+@pytest.mark.parametrize("token", [MARK, MARK * 500], ids=["short", "long"])
+def test_token_that_the_broker_quotes_appears_nowhere(
+    token: str, tell: Callable[[str, dict[str, Any]], str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A long one is cut by librdkafka."""
+    seen = told_of_refusal(
+        caplog, tell, {"sasl.mechanism": "OAUTHBEARER"}, on_oauth=lambda _: (token, time.time() + 3600)
+    )
+    assert MARK[:4] not in seen
+    assert "Bearer ***" in seen
+
+
+def can_be_set(name: str) -> bool:
+    """Whether the linked librdkafka is built with what the property is of."""
+    try:
+        Config(lib.KA_PRODUCER, NOBODY, {name: MARK}, {})
+    except kafka_async.ConfigError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("name", [name for name in SECRETS if can_be_set(name)])
+def test_any_secret_of_the_configuration_that_the_broker_quotes_appears_nowhere(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = {"sasl.mechanism": "PLAIN", "sasl.username": "alice", "sasl.password": "another", name: MARK}
+    assert MARK not in told_of_refusal(caplog, told_to_consumer, config)
+
+
+def test_longest_of_the_secrets_that_fit_is_hidden(caplog: pytest.LogCaptureFixture) -> None:
+    config = {
+        "sasl.mechanism": "PLAIN",
+        "sasl.username": "alice",
+        "sasl.password": MARK + "tail",
+        "ssl.key.password": MARK,
+        "ssl.keystore.password": MARK[:4],
+    }
+    seen = told_of_refusal(caplog, told_to_consumer, config)
+    assert MARK[:4] not in seen
+    assert "tail" not in seen
+
+
+def test_web_token_that_librdkafka_fetched_itself_appears_nowhere(caplog: pytest.LogCaptureFixture) -> None:
+    config = {"sasl.mechanism": "PLAIN", "sasl.username": "alice", "sasl.password": "another"}
+    seen = told_of_refusal(
+        caplog,
+        told_to_consumer,
+        config,
+        refuse=lambda _: REFUSAL.encode() + f"eyJhbGciOiJub25lIn0.{MARK}.{MARK}, indeed".encode(),
+    )
+    assert MARK not in seen
+    assert f"{REFUSAL}***, indeed" in seen
+
+
+def test_token_before_the_last_is_hidden_still(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    tokens: list[str] = []
+    config = {"security.protocol": "sasl_plaintext", "sasl.mechanism": "OAUTHBEARER", "debug": "all"}
+
+    def on_oauth(_: str) -> tuple[str, float]:
+        tokens.append(f"{MARK}{len(tokens)}")
+        return tokens[-1], time.time() + 2
+
+    def refuse(_: bytes) -> bytes:
+        return f"{REFUSAL}{tokens} of {len(tokens)}".encode()
+
+    with sasl_broker(refuse) as servers, Producer(servers, config=config, on_oauth=on_oauth):
+        wait_for(lambda: "['***', '***'] of 2" in caplog.text)
+        assert MARK not in caplog.text
