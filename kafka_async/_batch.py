@@ -24,6 +24,26 @@ _NAMED: dict[type[Exception], type[Exception]] = {
 }
 
 
+# SystemError, where Python has no memory for a traceback and loses the exception.
+SHORTAGE = (MemoryError, SystemError)
+
+
+class Shortage(MemoryError):
+    """There was no memory for the rest of a `send_many`.
+
+    It is made before the first message is accepted, and tells what came after.
+    """
+
+    def __init__(self, native: ffi.CData) -> None:
+        super().__init__("no memory for the rest of send_many")
+        self._native = native
+
+    @property
+    def accepted(self) -> int:
+        """How many messages were accepted."""
+        return int(self._native.accepted)
+
+
 class Batch:
     """Messages ready to cross.
 
@@ -38,6 +58,11 @@ class Batch:
     ------
     TypeError, ValueError
         An item can't be sent; the text tells its index.
+
+    Attributes
+    ----------
+    shortage : Shortage
+        To raise instead of any MemoryError from now on.
     """
 
     def __init__(
@@ -58,6 +83,7 @@ class Batch:
         for name, column in self._columns.items():
             setattr(self._native, name, ffi.cast("int64_t *", column.buffer_info()[0]))
         self._status = self._native.status = ffi.new("int32_t[]", self.count or 1)
+        self.shortage = Shortage(self._native)
 
     def _gather(
         self,

@@ -297,7 +297,8 @@ class ProducerCore(Sender, ABC):
         )
         return lib.KA_FULL if status == lib.KA_TIMEOUT else status
 
-    async def _send_many(self, values_or_records: Iterable[Payload | Record], topic: str | None) -> int:
+    def _begin_many(self, values_or_records: Iterable[Payload | Record], topic: str | None) -> int | tuple[Batch, int]:
+        """Send as many as are given, and return that; or gather them for `_send_batch`."""
         number = self._default_topic if topic is None else self._topic_number(topic)
         if number == _NO_TOPIC:
             raise no_topic()
@@ -314,7 +315,10 @@ class ProducerCore(Sender, ABC):
         else:
             name = topic or self._topic
             choose = lambda key, value: self._choose(name, number, key, value)  # noqa: E731
-        batch = Batch(items, choose)
+        return Batch(items, choose), number
+
+    async def _send_batch(self, batch: Batch, number: int) -> int:
+        """Send what was gathered for a topic's number. Who calls raises its `shortage` instead of a MemoryError."""
         status = batch.send(self._native, number)
         while status == lib.KA_FULL and self._may_block():
             deadline = Deadline(self._limits.block_timeout)

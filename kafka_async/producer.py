@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from kafka_async._batch import SHORTAGE
 from kafka_async._delivery import Delivery, Dispatcher, Outcomes
 from kafka_async._native import lib
 from kafka_async._producer import OPEN_LIMIT_S, ProducerCore, without_python
@@ -215,8 +216,17 @@ class Producer(ProducerCore):
             An item is of a wrong type or out of range; the text tells its index. None was queued.
         TransactionError, ClosedError, ForkedError
             As `send`; ``accepted`` tells how many were accepted before.
+        MemoryError
+            ``accepted`` tells how many were accepted; without it, none. Where there is no memory for a line of the
+            traceback either, Python raises another one, whose ``__context__`` it is.
         """
-        return run(self._send_many(values_or_records, topic))
+        begun = self._begin_many(values_or_records, topic)
+        if isinstance(begun, int):
+            return begun
+        try:
+            return run(self._send_batch(*begun))
+        except SHORTAGE as error:
+            raise begun[0].shortage from error
 
     def partitions(self, topic: str, timeout: float | None = 5.0) -> int:
         """Ask the cluster for a topic's number of partitions.

@@ -8,7 +8,8 @@ import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,17 @@ def end(producer: Producer) -> None:
     """Stop a producer that has messages and nobody to send them to."""
     with pytest.raises(FlushTimeout):
         producer.stop(0)
+
+
+@contextmanager
+def no_memory(start: int) -> Iterator[None]:
+    """Let one allocation of Python's fail, that after so many."""
+    _testcapi = pytest.importorskip("_testcapi")  # not every Python has it
+    _testcapi.set_nomemory(start, start + 1)
+    try:
+        yield
+    finally:
+        _testcapi.remove_mem_hooks()
 
 
 def run_python(

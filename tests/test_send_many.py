@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import itertools
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -11,19 +12,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+from loops import run
 from native_calls import record_producer
 from other_client import log_values, read_log
 from shared_cluster import shared_cluster  # noqa: F401 - the fixture `cluster`
-from support import NOBODY, end, read, reader, wait_for
+from support import NOBODY, end, no_memory, read, reader, wait_for
 
 from kafka_async import (
     ClosedError,
     DeliveryReport,
+    FlushTimeout,
     KafkaError,
     MessageTooLarge,
     Producer,
     QueueFull,
     Record,
+    aio,
 )
 from kafka_async.testing import MockCluster
 
@@ -388,6 +392,43 @@ def test_block_gives_up_and_tells_how_far_it_came(one: str) -> None:
     assert caught.value.accepted == 3
     assert [index for index, _ in caught.value.errors] == [3, 4]
     end(producer)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # what is cleaned up may say so
+@pytest.mark.parametrize("queue_messages", [260, 1000])  # below and above what is sent
+@pytest.mark.parametrize("item", [b"x", Record(b"x")], ids=["bytes", "record"])
+@pytest.mark.parametrize("make", [Producer, aio.Producer], ids=["blocking", "asyncio"])
+def test_no_memory_tells_how_many_were_accepted(
+    one: str, make: type[Producer] | type[aio.Producer], item: bytes | Record, queue_messages: int
+) -> None:
+    items = [item] * 300  # Python allocates numbers above 256
+    late = 0
+
+    async def main() -> None:
+        nonlocal late
+        producer = make(NOBODY, one, queue_messages=queue_messages, log=False)  # its thread would allocate, too
+        for start in itertools.count():
+            before, told, failed = producer.metrics().accepted, 0, False
+            try:
+                with no_memory(start):
+                    sent = producer.send_many(items)
+                    told = sent if isinstance(sent, int) else await sent
+            except (MemoryError, QueueFull) as error:
+                failed = isinstance(error, MemoryError)
+                # Python may lack the memory to note that an exception passes this line.
+                told = getattr(error, "accepted", None) or getattr(error.__context__, "accepted", 0)
+            assert producer.metrics().accepted - before == told
+            if told and not failed:
+                break
+            late += failed and told > 0
+            purged = producer.purge()
+            assert (purged if isinstance(purged, int) else await purged) == told
+        with pytest.raises(FlushTimeout):
+            await stopped if (stopped := producer.stop(0)) else None
+
+    run(main())
+    at_once = isinstance(item, bytes) and queue_messages > len(items)  # after which nothing can fail
+    assert late == 0 if at_once else late > 3
 
 
 def test_batch_inside_a_callback_never_waits(cluster: MockCluster, one: str) -> None:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from shared_cluster import shared_cluster  # noqa: F401
-from support import reader, send_all, wait_for
+from support import no_memory, reader, send_all, wait_for
 
 from kafka_async import Consumer, MessageBatch, TopicPartition, aio
 from kafka_async.testing import MockCluster
@@ -22,17 +20,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 COUNT = 600
 VALUES = [b"%06d" % number for number in range(COUNT)]
 FIRST = 12  # allocations of Python that fail in turn
-
-
-@contextmanager
-def no_memory(start: int) -> Iterator[None]:
-    """Let one allocation of Python's fail, that after so many."""
-    _testcapi = pytest.importorskip("_testcapi")  # not every Python has it
-    _testcapi.set_nomemory(start, start + 1)
-    try:
-        yield
-    finally:
-        _testcapi.remove_mem_hooks()
 
 
 @pytest.fixture

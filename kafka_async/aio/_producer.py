@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from kafka_async._batch import SHORTAGE
 from kafka_async._delivery import Outcomes, Unread, is_failure
 from kafka_async._native import ffi, lib
 from kafka_async._producer import OPEN_LIMIT_S, ProducerCore, without_python
@@ -255,13 +256,20 @@ class Producer(ProducerCore):
             How many were accepted.
         """
         self._waits.check()
-        if self._limits.on_full != "block":
-            return await self._send_many(values_or_records, topic)
-        await self._take_turn(Deadline(self._limits.block_timeout))
+        in_turn = self._limits.on_full == "block"
+        if in_turn:
+            await self._take_turn(Deadline(self._limits.block_timeout))
         try:
-            return await self._send_many(values_or_records, topic)
+            begun = self._begin_many(values_or_records, topic)
+            if isinstance(begun, int):
+                return begun
+            try:
+                return await self._send_batch(*begun)
+            except SHORTAGE as error:
+                raise begun[0].shortage from error
         finally:
-            self._turn.release()
+            if in_turn:
+                self._turn.release()
 
     async def partitions(self, topic: str, timeout: float | None = 5.0) -> int:
         """Ask for a topic's number of partitions; see `kafka_async.Producer.partitions`."""
