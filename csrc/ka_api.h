@@ -500,7 +500,8 @@ int ka_consumer_keep(ka_consumer *c);
  * ka_messages_free(). They count as processed when the next ones are asked for. KA_NOMEM. */
 int64_t ka_consumer_take_messages(ka_consumer *c, int64_t max, ka_messages **out, ka_error *err,
                                   ka_partition *where);
-void ka_messages_free(ka_messages *messages);
+/* Free *messages, which may be NULL, and set it to NULL. */
+void ka_messages_free(ka_messages **messages);
 /* Take the last of them back: they come again, as after a seek. The polling thread's own call. NULL: no memory. */
 ka_command *ka_consumer_put_back(ka_consumer *c);
 

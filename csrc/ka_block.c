@@ -406,9 +406,10 @@ static int64_t take_messages(ka_consumer *c, int64_t max, ka_messages **out, ka_
     return n;
 }
 
-void ka_messages_free(ka_messages *messages)
+void ka_messages_free(ka_messages **messages)
 {
-    free(messages);
+    free(*messages);
+    *messages = NULL;
 }
 
 static int64_t poll(ka_consumer *c, int64_t max, ka_messages **out, ka_error *err,

@@ -221,7 +221,11 @@ class ConsumerCore(ABC):
         """Take the next block. Returns how many messages; 0: none came in time."""
 
     async def _poll_batch(self, max_messages: int, timeout: float | None, out: ffi.CData) -> MessageBatch:
-        """Take the next batch. Who calls has what an exception kept from being returned come again: `_put_back`."""
+        """Take the next batch.
+
+        Who calls makes its owner, by `owned_messages`, and has what an exception kept from being returned come again:
+        `_put_back`.
+        """
         if isinstance(max_messages, bool) or not isinstance(max_messages, int):
             raise TypeError(f"max_messages must be int, not {type(max_messages).__name__}")
         if not 1 <= max_messages <= 1_000_000:
@@ -239,7 +243,7 @@ class ConsumerCore(ABC):
             if not taken:
                 return MessageBatch()
             self._poller = self._caller()
-            messages = ffi.gc(out[0], lib.ka_messages_free)
+            messages = ffi.gc(out[0], lambda _: out)  # keeps its owner
             learn_names(self._block.topics, messages.top, self._native)
             return MessageBatch(messages, self._block.topics)
         finally:
@@ -650,6 +654,17 @@ def _after_fork_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def owned_messages() -> ffi.CData:
+    """Make the owner of a native batch, before there is one that may lack the memory for it.
+
+    Returns
+    -------
+    ka_messages **
+        Its batch, once it is set, is freed with it.
+    """
+    return ffi.gc(ffi.new("ka_messages **"), lib.ka_messages_free)
 
 
 def _check_prefetch(messages: int, size: int) -> None:

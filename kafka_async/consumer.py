@@ -8,8 +8,7 @@ from types import TracebackType
 from typing import Literal, overload
 
 from kafka_async import errors
-from kafka_async._consumer import ConsumerCore
-from kafka_async._native import ffi
+from kafka_async._consumer import ConsumerCore, owned_messages
 from kafka_async._requests import Completer
 from kafka_async._wait import BLOCKING, Waits, check_timeout, run
 from kafka_async.batch import MessageBatch
@@ -127,7 +126,7 @@ class Consumer(ConsumerCore):
         ConsumerError, PartitionEnd, RuntimeError, ClosedError, ForkedError, Exception
             As `poll_message`.
         """
-        out = ffi.new("ka_messages **")
+        out = owned_messages()
         try:
             return run(self._poll_batch(max_messages, timeout, out))
         except BaseException:

@@ -188,7 +188,7 @@ class Objects:
             "ka_consumer_assignment": lambda: (c, none, 0),
             "ka_consumer_take": lambda: (c, self.error, self.where),
             "ka_consumer_take_messages": lambda: (c, 1, self.messages, self.error, self.place),
-            "ka_messages_free": lambda: (none,),
+            "ka_messages_free": lambda: (self.messages,),
             "ka_consumer_put_back": lambda: (c,),
             "ka_consumer_keep": lambda: (c,),
             "ka_consumer_topic_name": lambda: (c, 0),

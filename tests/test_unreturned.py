@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
+import resource
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
 from shared_cluster import shared_cluster  # noqa: F401
 from support import no_memory, reader, send_all, wait_for
 
-from kafka_async import Consumer, MessageBatch, TopicPartition, aio
+from kafka_async import Consumer, MessageBatch, Producer, TopicPartition, aio
 from kafka_async.testing import MockCluster
 
 # What is cleaned up without memory may say so.
@@ -83,6 +86,39 @@ def test_no_memory_for_a_batch_has_it_come_again(cluster: MockCluster, filled: s
         assert consumer.metrics().handed_out == COUNT
     assert [value for batch in batches for value in batch.values()] == VALUES
     assert failed > 5
+
+
+def test_no_memory_for_the_owner_of_a_batch_leaks_none(cluster: MockCluster, one: str) -> None:
+    """The batch is large, so that it shows in the process's memory."""
+    size, rounds = 900_000, 15
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    with Producer(cluster.bootstrap_servers, one) as producer:
+        producer.send(bytes(size))
+    with reader(cluster.bootstrap_servers, one, config={"fetch.wait.max.ms": 10}) as consumer:
+
+        def poll(start: int) -> MessageBatch | None:
+            wait_for(lambda: consumer.metrics().prefetched)
+            with contextlib.suppress(MemoryError), no_memory(start):
+                return consumer.poll_batch(1, 0)
+            return None
+
+        put_back = 0
+        for start in itertools.count():
+            wait_for(lambda: consumer.metrics().prefetched)
+            purged, before = consumer.metrics().purged, resident()
+            batch = poll(start)
+            if consumer.metrics().purged > purged:  # it had been taken
+                put_back += 1
+                if resident() - before > size / 2:  # maybe by chance
+                    for _ in range(rounds):
+                        assert poll(start) is None
+                    assert resident() - before < rounds * size / 2, f"allocation {start}"
+            if batch:
+                break
+        assert put_back > 3
 
 
 def test_a_signal_that_raises_has_a_batch_come_again(cluster: MockCluster, filled: str) -> None:

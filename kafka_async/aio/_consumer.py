@@ -9,8 +9,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from kafka_async import errors
-from kafka_async._consumer import ConsumerCore
-from kafka_async._native import ffi, lib
+from kafka_async._consumer import ConsumerCore, owned_messages
+from kafka_async._native import lib
 from kafka_async._wait import Deadline, check_timeout
 from kafka_async.aio._loop import Looped
 from kafka_async.batch import MessageBatch
@@ -130,7 +130,7 @@ class Consumer(ConsumerCore):
     async def poll_batch(self, max_messages: int = 500, timeout: float | None = 0.1) -> MessageBatch:
         """Return the next messages together, as soon as there is one; see `kafka_async.Consumer.poll_batch`."""
         self._claim()
-        out = ffi.new("ka_messages **")
+        out = owned_messages()
         try:
             await self._start()
             await asyncio.sleep(0)

@@ -693,7 +693,7 @@ static int64_t read_batch(ka_error *error, ka_partition *where)
 
     for (int64_t i = 0; i < n; i++)
         note_message((const int64_t *)(messages + 1), messages->count, i);
-    ka_messages_free(messages);
+    ka_messages_free(&messages);
     return n;
 }
 

@@ -384,7 +384,7 @@ static void take_messages(fuzz_input *in)
         FUZZ_CHECK(m->count == n);
         check_flags(m->flags, nulls, keys, headers);
     }
-    ka_messages_free(m);
+    ka_messages_free(&m);
 }
 
 static void check_counts(void)
