@@ -117,7 +117,7 @@ def make_tokens(conf: Config, on_oauth: OnOAuth | OnOAuthAsync | None, waits: Wa
         raise config_error(own, f"config: {own!r} and on_oauth exclude each other: librdkafka would make the tokens")
     tokens = Tokens(on_oauth, conf.get(_DESCRIPTION) or "")
     if tokens.is_async and not waits.awaits:
-        raise _not_awaited(on_oauth)
+        raise TypeError(f"on_oauth {on_oauth!r} is a coroutine function, which nothing awaits here: give a plain one")
     return tokens
 
 
@@ -248,7 +248,10 @@ def _answer(line: _Line) -> None:
         answer = source.callback(source.config)
         if isinstance(answer, CoroutineType):
             answer.close()
-            raise _not_awaited(source.callback)
+            raise TypeError(
+                f"on_oauth {source.callback!r} returned a coroutine, which nothing awaits on this thread: return the "
+                "token, or give kafka_async.aio a coroutine function itself (async def), not a function that calls one"
+            )
         line.give(answer)
     except BaseException as error:
         line.fail(error)
@@ -284,10 +287,6 @@ class _Attendant:
             raise
         except BaseException as error:
             self._line.fail(error)
-
-
-def _not_awaited(callback: object) -> TypeError:
-    return TypeError(f"on_oauth {callback!r} is a coroutine function, which nothing awaits here: give a plain one")
 
 
 def _reason(error: BaseException) -> bytes:

@@ -218,12 +218,19 @@ def test_coroutine_function_is_refused_where_nothing_awaits_it(name: str) -> Non
 
 
 def test_coroutine_of_a_plain_function_fails_with_what_to_do(caplog: pytest.LogCaptureFixture) -> None:
+    words = "returned a coroutine, which nothing awaits on this thread: return the token, or give kafka_async.aio"
+
     async def coroutine() -> OAuthToken:
         return token()
 
-    calls = Calls(coroutine)
-    with Producer(NOBODY, config=SASL, on_oauth=calls):
-        wait_for(lambda: "is a coroutine function" in caplog.text)
+    async def main() -> None:
+        caplog.clear()
+        async with aio.Producer(NOBODY, config=SASL, on_oauth=lambda _: coroutine()):
+            await until(lambda: words in caplog.text)
+
+    with Producer(NOBODY, config=SASL, on_oauth=Calls(coroutine)):
+        wait_for(lambda: words in caplog.text)
+    run(main())
 
 
 @pytest.mark.parametrize("name", MAKE)
