@@ -161,23 +161,19 @@ void kai_age_note(kai_hist *hist, int64_t type, int64_t timestamp_ms, int64_t wa
         kai_hist_note(hist, ns);
 }
 
-/* One moment on both clocks. */
-typedef struct {
-    int64_t ns, wall_ms;
-} moment;
-
-static moment moment_now(void)
+static instant instant_now(void)
 {
     int64_t ns = kai_now_ns();
 
-    return (moment){.ns = ns, .wall_ms = (ns + kai_wall_minus_ns(ns)) / 1000000};
+    return (instant){.ns = ns, .wall_ms = (ns + kai_wall_minus_ns(ns)) / 1000000};
 }
 
 /* A message leaves the ring for the application. */
-static void note_take(ka_consumer *c, const entry *e, const moment *now)
+static void note_take(ka_consumer *c, int64_t arrived_ns, int64_t type, int64_t timestamp_ms,
+                      const instant *taken)
 {
-    kai_hist_note(&c->ring_latency, now->ns - e->arrived_ns);
-    kai_age_note(&c->age, e->timestamp_type, e->timestamp_ms, now->wall_ms);
+    kai_hist_note(&c->ring_latency, taken->ns - arrived_ns);
+    kai_age_note(&c->age, type, timestamp_ms, taken->wall_ms);
 }
 
 /* Of an entry that is no message. */
@@ -220,13 +216,11 @@ static int use_up(const entry *e, ka_error *err, ka_partition *where)
 static int64_t fill(ka_consumer *c, ka_error *err, ka_partition *where)
 {
     ka_block *b = &c->block;
-    moment now = moment_now();
     uint64_t at = c->block_end;
     int skipped = 0;
     entry *e;
 
-    c->block_ns = now.ns;
-    c->block_wall_ms = now.wall_ms;
+    c->block_taken = instant_now();
     b->base = c->ring.memory;
     b->size = (int64_t)c->ring.capacity;
     while (b->count < KA_BLOCK && skipped < SKIP && (e = kai_ring_next(&c->ring, &at))) {
@@ -258,18 +252,16 @@ void kai_block_note(ka_consumer *c)
     const ka_block *b = &c->block;
     int64_t handed = word_load(&b->handed);
 
-    for (; c->noted < handed; c->noted++) {
-        kai_hist_note(&c->ring_latency, c->block_ns - c->row_arrived_ns[c->noted]);
-        kai_age_note(&c->age, b->timestamp_type[c->noted], b->timestamp_ms[c->noted],
-                     c->block_wall_ms);
-    }
+    for (int64_t i; (i = c->noted) < handed; c->noted++)
+        note_take(c, c->row_arrived_ns[i], b->timestamp_type[i], b->timestamp_ms[i],
+                  &c->block_taken);
 }
 
 /* When Python handed out each row it does not say: the first one at once, and the next block is asked for after the
  * last one. */
 static void note_block(ka_consumer *c, int64_t handed)
 {
-    int64_t time_ns = handed > 1 ? kai_now_ns() - c->block_ns : 0;
+    int64_t time_ns = handed > 1 ? kai_now_ns() - c->block_taken.ns : 0;
 
     kai_block_note(c);
     for (int64_t i = 0; i < handed; i++)
@@ -358,7 +350,7 @@ static int64_t measure(ka_consumer *c, int64_t max, uint64_t *end, int64_t *byte
 /* Copy the messages up to end, which are handed out by that. */
 static void copy_messages(ka_consumer *c, ka_messages *m, uint64_t end)
 {
-    moment now = moment_now();
+    instant now = instant_now();
     int64_t i = 0, bytes;
     columns to = {
         .cells = (int64_t *)(m + 1), .stride = m->count, .flags = &m->flags, .top = &m->top};
@@ -372,7 +364,7 @@ static void copy_messages(ka_consumer *c, ka_messages *m, uint64_t end)
         bytes = kai_entry_bytes(e);
         memcpy(data, e->external ? e->external : (const char *)(e + 1), (size_t)bytes);
         set_row(&to, i++, e, data - (char *)m);
-        note_take(c, e, &now);
+        note_take(c, e->arrived_ns, e->timestamp_type, e->timestamp_ms, &now);
         kai_hist_note(&c->block_latency, 0);
         data += bytes;
         if (e->partition->batch_begin == KA_OFFSET_NONE)

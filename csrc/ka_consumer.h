@@ -156,6 +156,11 @@ typedef struct {
     int started; /* later partitions are new and are read from their beginning */
 } wanted;
 
+/* On both clocks. */
+typedef struct {
+    int64_t ns, wall_ms;
+} instant;
+
 enum { OPEN, CLOSING, CLOSED_DOWN };
 enum { LOOKUP_IDLE, LOOKUP_RUNNING, LOOKUP_DONE };
 
@@ -194,7 +199,7 @@ struct ka_consumer {
     int64_t row_generation[KA_BLOCK];
     uint64_t row_end[KA_BLOCK]; /* ring position behind the row's entry */
     uint64_t block_start, block_end;
-    int64_t block_ns, block_wall_ms; /* when it was filled */
+    instant block_taken; /* when it was filled */
     int64_t row_arrived_ns[KA_BLOCK];
     int64_t noted;                 /* rows whose latencies were added */
     int64_t positioned, processed; /* rows that position and processed have seen */
