@@ -69,9 +69,9 @@ class Delivery(OwnFuture[RecordMetadata]):
     """The future outcome of one message: a `concurrent.futures.Future` of `RecordMetadata`.
 
     A message that was not delivered (failed, purged, or dropped by policy) ends it with an exception:
-    `DeliveryError` with its ``report``, or `QueueFull` for one that was never accepted. It is completed on
-    the producer's delivery thread, where functions given to ``add_done_callback`` run too. A failure in one that
-    is dropped unread counts as told to nobody.
+    `DeliveryError` with its ``report``, or `QueueFull` for one that was never accepted. It does end: a message is
+    bounded by ``message.timeout.ms``. It is completed on the producer's delivery thread, where functions given to
+    ``add_done_callback`` run too. A failure in one that is dropped unread counts as told to nobody.
     """
 
     def __init__(self, unread: Unread) -> None:
@@ -88,33 +88,6 @@ class Delivery(OwnFuture[RecordMetadata]):
             Always False.
         """
         return False
-
-    def result(self, timeout: float | None = None) -> RecordMetadata:
-        """Wait for the acknowledgement.
-
-        Releases the GIL while it waits.
-
-        Parameters
-        ----------
-        timeout : float or None, default None
-            Seconds; None waits without limit (the message is bounded by ``message.timeout.ms``).
-
-        Returns
-        -------
-        RecordMetadata
-
-        Raises
-        ------
-        DeliveryError
-            The message failed or was purged; its ``report`` tells all.
-        QueueFull
-            It was dropped by ``on_full`` before it was accepted.
-        TimeoutError
-            The time is over (``concurrent.futures.TimeoutError``, which is the builtin one from Python 3.11 on).
-        ForkedError
-            It belongs to the parent process.
-        """
-        return super().result(timeout)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Wait for the outcome and return its exception.
