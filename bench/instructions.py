@@ -7,6 +7,7 @@ for few messages and for many, in processes of its own: the difference is theirs
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import os
 import pathlib
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import kafka_async
 from kafka_async.bench.clients import (
@@ -26,11 +27,14 @@ from kafka_async.bench.clients import (
     temporary_topic,
 )
 from kafka_async.bench.consuming import BATCH, fill
+from kafka_async.bench.consuming import consume as _consume
+from kafka_async.bench.consuming import poll as _poll
 
 PAYLOAD = b"x" * 100
 NOBODY = "127.0.0.1:1"  # what is sent stays in the queue
 FEW, MANY = 5_000, 55_000
-SETTLE_S = 1.0  # between two looks at what is prefetched: a look costs instructions, too
+LOOK_S = 1.0
+PATIENCE_S = 120.0
 
 
 class Counter:
@@ -84,8 +88,7 @@ def produce_and_poll(_broker: Broker, count: int) -> None:
 
 def poll_message(broker: Broker, count: int) -> None:
     """Ours, one at a time."""
-    with opened_consumer(broker) as consumer:
-        _await_prefetched(consumer)
+    with _prefetched(broker) as consumer:
         poll = consumer.poll_message
         for _ in itertools.repeat(None, count):
             message = poll()
@@ -96,8 +99,7 @@ def poll_message(broker: Broker, count: int) -> None:
 
 def poll_batch(broker: Broker, count: int) -> None:
     """Ours, five hundred at a time, each looked at."""
-    with opened_consumer(broker) as consumer:
-        _await_prefetched(consumer)
+    with _prefetched(broker) as consumer:
         for _ in range(count // BATCH):
             for message in consumer.poll_batch(BATCH):
                 _ = message.value, message.offset
@@ -106,39 +108,36 @@ def poll_batch(broker: Broker, count: int) -> None:
 
 def columns(broker: Broker, count: int) -> None:
     """Ours, five hundred at a time, offsets and payloads as columns."""
-    with opened_consumer(broker) as consumer:
-        _await_prefetched(consumer)
+    with _prefetched(broker) as consumer:
         for _ in range(count // BATCH):
             batch = consumer.poll_batch(BATCH)
-            _ = batch.values, batch.offsets
+            _ = batch.values(), batch.offsets.tolist()
         os._exit(0)
 
 
 def poll(broker: Broker, count: int) -> None:
-    """confluent-kafka, one at a time."""
-    with opened_confluent_consumer(broker, {}) as consumer:
-        time.sleep(4 * SETTLE_S)
-        call = consumer.poll
-        for _ in itertools.repeat(None, count):
-            message = call(0.1)
-            if message is not None:
-                _ = message.value(), message.offset()
+    """confluent-kafka, one at a time; it waits, which costs little, where nothing is there yet."""
+    with opened_confluent_consumer(broker) as consumer:
+        _poll(consumer, count)
         os._exit(0)
 
 
 def consume(broker: Broker, count: int) -> None:
     """confluent-kafka, five hundred at a time."""
-    with opened_confluent_consumer(broker, {}) as consumer:
-        time.sleep(4 * SETTLE_S)
-        for _ in range(count // BATCH):
-            for message in consumer.consume(BATCH, 1):
-                _ = message.value(), message.offset()
+    with opened_confluent_consumer(broker) as consumer:
+        _consume(consumer, count)
         os._exit(0)
 
 
-def _await_prefetched(consumer: kafka_async.Consumer) -> None:
-    while consumer.metrics().prefetched < MANY:
-        time.sleep(SETTLE_S)
+@contextlib.contextmanager
+def _prefetched(broker: Broker) -> Iterator[kafka_async.Consumer]:
+    deadline = time.monotonic() + PATIENCE_S
+    with opened_consumer(broker, prefetch_messages=2 * MANY, prefetch_bytes=2**30) as consumer:
+        while consumer.metrics().prefetched < MANY:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"not prefetched within {PATIENCE_S:g} s")
+            time.sleep(LOOK_S)  # each look costs instructions, too
+        yield consumer
 
 
 CASES: dict[str, Run] = {

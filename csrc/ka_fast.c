@@ -1,4 +1,5 @@
-/* kafka_async._fast: the common send without a line of Python, and what it takes to own native objects safely.
+/* kafka_async._fast: the common send and, in ka_rows.c, the common poll without a line of Python, and what it takes to
+ * own native objects safely.
  *
  * A method that is decorated with fast() stays what it was, but for calls of the form producer.send(value) with
  * value of type bytes: they go to ka_producer_send() at once. What that refuses, and every other form, is the
@@ -7,8 +8,8 @@
  * send_many() has the like for a list of nothing but bytes that finds room as a whole.
  *
  * Everything here runs with the GIL, which is never given away. */
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
+#include "ka_fast.h"
+
 #include <stddef.h>
 
 #include "ka.h"
@@ -154,14 +155,6 @@ static PyObject *keep(PyObject *module, PyObject *object)
     return (PyObject *)k;
 }
 
-/* What fast() returns: calls it, or the function. */
-typedef struct {
-    PyObject base;
-    vectorcallfunc call;
-    PyObject *function; /* owned */
-    PyObject *dict;     /* owned; __doc__ and the like */
-} method;
-
 static PyObject *method_call(PyObject *self, PyObject *const *args, size_t flags, PyObject *names)
 {
     if (PyVectorcall_NARGS(flags) == 2 && !names && PyBytes_CheckExact(args[1]) &&
@@ -171,7 +164,7 @@ static PyObject *method_call(PyObject *self, PyObject *const *args, size_t flags
             s->send(s->native, PyBytes_AS_STRING(args[1]), PyBytes_GET_SIZE(args[1])) >= 0)
             Py_RETURN_NONE;
     }
-    return PyObject_Vectorcall(((method *)self)->function, args, flags, names);
+    return PyObject_Vectorcall(((kai_method *)self)->function, args, flags, names);
 }
 
 static PyObject *method_get(PyObject *self, PyObject *object, PyObject *type)
@@ -182,15 +175,15 @@ static PyObject *method_get(PyObject *self, PyObject *object, PyObject *type)
 
 static int method_traverse(PyObject *self, visitproc visit, void *arg)
 {
-    Py_VISIT(((method *)self)->function);
-    Py_VISIT(((method *)self)->dict);
+    Py_VISIT(((kai_method *)self)->function);
+    Py_VISIT(((kai_method *)self)->dict);
     return 0;
 }
 
 static int method_clear(PyObject *self)
 {
-    Py_CLEAR(((method *)self)->function);
-    Py_CLEAR(((method *)self)->dict);
+    Py_CLEAR(((kai_method *)self)->function);
+    Py_CLEAR(((kai_method *)self)->dict);
     return 0;
 }
 
@@ -206,34 +199,44 @@ static PyGetSetDef method_attributes[] = {
 
 static PyTypeObject method_type = {
     PyVarObject_HEAD_INIT(NULL, 0).tp_name = "kafka_async._fast.Method",
-    .tp_basicsize = sizeof(method),
+    .tp_basicsize = sizeof(kai_method),
     .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL |
                 Py_TPFLAGS_METHOD_DESCRIPTOR, /* no bound method is made for a call */
-    .tp_vectorcall_offset = offsetof(method, call),
+    .tp_vectorcall_offset = offsetof(kai_method, call),
     .tp_call = PyVectorcall_Call,
     .tp_descr_get = method_get,
     .tp_traverse = method_traverse,
     .tp_clear = method_clear,
     .tp_dealloc = method_dealloc,
     .tp_getset = method_attributes,
-    .tp_dictoffset = offsetof(method, dict),
+    .tp_dictoffset = offsetof(kai_method, dict),
 };
 
-static PyObject *fast(PyObject *module, PyObject *function)
+PyObject *kai_method_new(PyObject *function, vectorcallfunc call)
 {
-    method *m = PyObject_GC_New(method, &method_type);
+    kai_method *m = PyObject_GC_New(kai_method, &method_type);
 
-    (void)module;
     if (!m)
         return NULL;
-    m->call = method_call;
+    m->call = call;
     m->function = Py_NewRef(function);
     m->dict = NULL;
     PyObject_GC_Track((PyObject *)m);
     return (PyObject *)m;
 }
 
-static PyMethodDef functions[] = {{"fast", fast, METH_O, NULL}, {"keep", keep, METH_O, NULL}, {0}};
+static PyObject *fast(PyObject *module, PyObject *function)
+{
+    (void)module;
+    return kai_method_new(function, method_call);
+}
+
+static PyMethodDef functions[] = {{"fast", fast, METH_O, NULL},
+                                  {"fast_poll", kai_fast_poll, METH_O, NULL},
+                                  {"keep", keep, METH_O, NULL},
+                                  {"cut", kai_cut, METH_VARARGS, NULL},
+                                  {"name_fields", kai_name_fields, METH_VARARGS, NULL},
+                                  {0}};
 
 static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, .m_name = "kafka_async._fast",
                                         .m_size = -1, .m_methods = functions};
@@ -246,7 +249,8 @@ PyMODINIT_FUNC PyInit__fast(void)
         PyType_Ready(&method_type) < 0)
         return NULL;
     module = PyModule_Create(&definition);
-    if (module && PyModule_AddObjectRef(module, "Sender", (PyObject *)&sender_type) < 0)
+    if (module && (PyModule_AddObjectRef(module, "Sender", (PyObject *)&sender_type) < 0 ||
+                   kai_rows_ready(module) < 0))
         Py_CLEAR(module);
     return module;
 }

@@ -7,6 +7,8 @@ touch the GIL. See `Producer`, `Consumer`, `kafka_async.config`, `kafka_async.er
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from kafka_async._interpreter import is_main
 
 if not is_main():  # threads, what a fork leaves and the flush at exit are the process's
@@ -43,8 +45,10 @@ from kafka_async.errors import (
     TransactionError,
 )
 from kafka_async.message import DeliveryReport, Message, Record, RecordMetadata, TopicPartition
-from kafka_async.metrics import ConsumerHops, ConsumerMetrics, LatencySummary, ProducerHops, ProducerMetrics
 from kafka_async.producer import Producer
+
+if TYPE_CHECKING:
+    from kafka_async.metrics import ConsumerHops, ConsumerMetrics, LatencySummary, ProducerHops, ProducerMetrics
 
 __all__ = [
     "ClosedError",
@@ -77,3 +81,12 @@ __all__ = [
 ]
 
 check_librdkafka()
+
+
+def __getattr__(name: str) -> object:
+    """Import metrics when they are asked for: dataclasses take as long as all the rest."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from kafka_async import metrics
+
+    return getattr(metrics, name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kafka_async._columns import Columns, learn_names, messages
+from kafka_async._columns import Columns, learn_names
 from kafka_async._native import ffi, lib
 from kafka_async.message import Message
 
@@ -48,4 +48,4 @@ class BlockReader:
         """
         block = self._block
         learn_names(self.topics, block.top, self._consumer)
-        return messages(self._columns, count, ffi.buffer(block.base, block.size), block.flags, self.topics)
+        return self._columns.messages(0, count, ffi.buffer(block.base, block.size), self.topics)

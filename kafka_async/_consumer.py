@@ -12,23 +12,24 @@ from typing import TYPE_CHECKING, NoReturn
 from kafka_async import _exit, _log, errors
 from kafka_async._block import BlockReader
 from kafka_async._columns import learn_names
-from kafka_async._fast import keep
+from kafka_async._fast import Poller, keep
 from kafka_async._idle import Idle, native_idle
 from kafka_async._native import ffi, lib
 from kafka_async._oauth import make_tokens
 from kafka_async._partitions import check_partitions, fetch, to_native
 from kafka_async._rebalance import Rebalancer
 from kafka_async._requests import poll_error, result, settle, state_error
+from kafka_async._short import short_poll
 from kafka_async._trouble import reason
 from kafka_async._wait import Deadline, Waits, check_timeout, micros, owned, wait
 from kafka_async.batch import MessageBatch
 from kafka_async.config import Config, Value, config_error, fetch_defaults, native_error
 from kafka_async.message import Message, TopicPartition, check_partition, check_topic, native_offset
-from kafka_async.metrics import ConsumerHops, ConsumerMetrics, latency_summary
 
 if TYPE_CHECKING:
     from kafka_async._oauth import OnOAuth, OnOAuthAsync
     from kafka_async._rebalance import Callback
+    from kafka_async.metrics import ConsumerMetrics
 
 _consumers: weakref.WeakSet[ConsumerCore] = weakref.WeakSet()
 _START = {
@@ -60,7 +61,7 @@ _PUT_BACK_LIMIT_US = 1_000_000
 _POLLING = _Polling()
 
 
-class ConsumerCore(ABC):
+class ConsumerCore(Poller, ABC):
     """What the consumer does, whether its calls block or are awaited.
 
     Its coroutines wait by `Waits` alone.
@@ -87,6 +88,8 @@ class ConsumerCore(ABC):
         cpu: int | None = None,
         log: bool = True,
     ) -> None:
+        import kafka_async.metrics  # noqa: F401 - takes milliseconds: now, not in the first metrics()
+
         self._waits = self._make_waits()
         _check_prefetch(prefetch_messages, prefetch_bytes)
         if group_id is not None and (not isinstance(group_id, str) or not group_id):
@@ -128,7 +131,8 @@ class ConsumerCore(ABC):
         self._rows = _NO_ROWS
         self._handed = 0  # our copy of the block's word
         self._generation = -1
-        self._poller: object = None  # who has the last message in hand
+        self._poller = None  # who has the last message in hand
+        self._shorten(self._shared, _POLLING, self._caller)
         _consumers.add(self)
         _exit.watch(self)
         if self._tokens:
@@ -144,6 +148,7 @@ class ConsumerCore(ABC):
     def _opened(self) -> None:
         """Do what remains to be done when the native consumer is there."""
 
+    @short_poll
     def poll_message(self, timeout: float | None = 0.1) -> Message | None:
         """Return the next message.
 
@@ -571,19 +576,13 @@ class ConsumerCore(ABC):
         ForkedError
             The consumer belongs to the parent process.
         """
+        from kafka_async.metrics import consumer_metrics
+
         stats = ffi.new("ka_consumer_stats *")
         status = lib.ka_consumer_metrics(self._native, stats)
         if status != lib.KA_OK:
             raise state_error(status)
-        return ConsumerMetrics(
-            stats.received,
-            stats.handed_out,
-            stats.purged,
-            stats.prefetched,
-            stats.prefetched_bytes,
-            latency_summary(stats.age),
-            ConsumerHops(*map(latency_summary, (stats.arrival, stats.ring, stats.block))),
-        )
+        return consumer_metrics(stats)
 
     async def _stop(self, timeout: float | None, store_last: bool) -> None:
         self._rebalancer.refuse_inside("stop")

@@ -5,14 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
-from functools import update_wrapper
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from kafka_async import _exit, _log, _payload, errors
 from kafka_async._batch import Batch
 from kafka_async._delivery import Outcomes, Promise, Unread, Waiting, not_awaited
 from kafka_async._failures import Failures
-from kafka_async._fast import Sender, fast
+from kafka_async._fast import Sender
 from kafka_async._idle import Idle, native_idle
 from kafka_async._native import ffi, lib
 from kafka_async._oauth import make_tokens
@@ -27,12 +26,12 @@ from kafka_async.message import (
     check_topic,
     pack_headers,
 )
-from kafka_async.metrics import ProducerHops, ProducerMetrics, latency_summary
 
 if TYPE_CHECKING:
     from kafka_async._delivery import OnDelivery
     from kafka_async._oauth import OnOAuth, OnOAuthAsync
     from kafka_async.message import Headers, Payload
+    from kafka_async.metrics import ProducerMetrics
 
     Partitioner = Callable[[str, Payload, Payload, int], int]
     # Of ka_producer_send_record(), all but the token.
@@ -49,19 +48,6 @@ _POLICIES = {
     "drop_new": lib.KA_DROP_NEW,
     "drop_old": lib.KA_DROP_OLD,
 }
-
-
-_Method = TypeVar("_Method", bound=Callable[..., Any])
-
-
-def without_python(method: _Method) -> _Method:
-    """Decorate a producer's method that takes what ``send`` takes: a lone value of type bytes takes a short cut.
-
-    It is given to the core without a frame of Python's. What the core refuses, and all else, is the method's.
-    """
-    short = fast(method)
-    update_wrapper(short, method)
-    return short
 
 
 class Blocked(NamedTuple):
@@ -97,6 +83,8 @@ class ProducerCore(Sender, ABC):
         cpu: int | None = None,
         log: bool = True,
     ) -> None:
+        import kafka_async.metrics  # noqa: F401 - takes milliseconds: now, not in the first metrics()
+
         self._waits = self._make_waits()
         if not isinstance(on_full, str) or on_full not in _POLICIES:
             raise ValueError(f"on_full must be one of {', '.join(map(repr, _POLICIES))}, not {on_full!r}")
@@ -550,22 +538,13 @@ class ProducerCore(Sender, ABC):
         ForkedError
             The producer belongs to the parent process.
         """
+        from kafka_async.metrics import producer_metrics
+
         stats = ffi.new("ka_producer_stats *")
         status = lib.ka_producer_metrics(self._native, stats)
         if status != lib.KA_OK:
             raise state_error(status)
-        return ProducerMetrics(
-            stats.accepted,
-            stats.delivered,
-            stats.failed,
-            stats.purged,
-            stats.dropped,
-            stats.outstanding,
-            stats.outstanding_bytes,
-            latency_summary(stats.send),
-            latency_summary(stats.ack),
-            ProducerHops(*map(latency_summary, (stats.ring, stats.queue, stats.wire, stats.report, stats.told))),
-        )
+        return producer_metrics(stats)
 
     async def _leave(self, error: BaseException | None) -> None:
         """Stop at the end of a ``with`` block. An exception that ends it is kept, and what was lost is told at exit."""

@@ -25,12 +25,11 @@ class MessageBatch(Sequence[Message]):
         One number a message, read-only. ``numpy.asarray(batch.offsets)`` does not copy.
     """
 
-    __slots__ = ("_columns", "_count", "_flags", "_payload", "_topics", "offsets", "partitions", "timestamps_ms")
+    __slots__ = ("_columns", "_count", "_payload", "_topics", "offsets", "partitions", "timestamps_ms")
 
-    def __init__(self, native: ffi.CData | None = None, topics: Sequence[str] = ()) -> None:
-        self._topics = topics
+    def __init__(self, native: ffi.CData | None = None, topics: list[str] | None = None) -> None:
+        self._topics = topics or []
         self._count = count = native.count if native is not None else 0
-        self._flags = native.flags if native is not None else 0
         # Keeps the native memory; places of payloads count from its begin.
         self._payload = ffi.buffer(native, native.size) if native is not None else ffi.buffer(ffi.new("char[1]"), 0)
         cells = memoryview(self._payload).cast("B").toreadonly()
@@ -48,8 +47,7 @@ class MessageBatch(Sequence[Message]):
         list of bytes or None
             None for a tombstone.
         """
-        optional = bool(self._flags & lib.KA_HAS_NULLS)
-        return list(self._columns.parts(_columns.VALUE, self._count, self._payload, optional))
+        return self._columns.parts(_columns.VALUE, self._count, self._payload)
 
     def keys(self) -> list[bytes | None]:
         """Cut out all keys.
@@ -58,9 +56,7 @@ class MessageBatch(Sequence[Message]):
         -------
         list of bytes or None
         """
-        if not self._flags & lib.KA_HAS_KEYS:
-            return [None] * self._count
-        return list(self._columns.parts(_columns.KEY, self._count, self._payload, True))
+        return self._columns.parts(_columns.KEY, self._count, self._payload)
 
     def topics(self) -> list[str]:
         """Name the topic of each message.
@@ -77,9 +73,7 @@ class MessageBatch(Sequence[Message]):
 
     def __iter__(self) -> Iterator[Message]:
         """Build one message after the other."""
-        if not self._count:
-            return iter(())
-        return _columns.messages(self._columns, self._count, self._payload, self._flags, self._topics)
+        return self._columns.messages(0, self._count, self._payload, self._topics)
 
     @overload
     def __getitem__(self, index: int) -> Message: ...
@@ -90,8 +84,7 @@ class MessageBatch(Sequence[Message]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(self._count))]
         at = range(self._count)[index]  # IndexError, as of any sequence
-        row = Columns(self._columns.row(at), 1)
-        return next(_columns.messages(row, 1, self._payload, self._flags, self._topics))
+        return next(self._columns.messages(at, 1, self._payload, self._topics))
 
     def __repr__(self) -> str:
         """Tell how many messages there are."""

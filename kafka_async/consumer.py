@@ -10,6 +10,7 @@ from typing import Literal, overload
 from kafka_async import errors
 from kafka_async._consumer import ConsumerCore, owned_messages
 from kafka_async._requests import Completer
+from kafka_async._short import short_poll
 from kafka_async._wait import BLOCKING, Waits, check_timeout, run
 from kafka_async.batch import MessageBatch
 from kafka_async.message import Message, TopicPartition
@@ -137,6 +138,7 @@ class Consumer(ConsumerCore):
         """Iterate over messages as they come, until the consumer is stopped."""
         return self
 
+    @short_poll
     def __next__(self) -> Message:
         """Wait for the next message."""
         try:

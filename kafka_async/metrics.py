@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from kafka_async._native import ffi
 
 
-class LatencySummary(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class LatencySummary:
     """A distribution of latencies, in seconds.
 
     Percentiles are within 1.6 % of the true value; ``mean`` and ``max`` are exact. All are 0 when
     ``count`` is 0.
     """
 
-    count: int  # type: ignore[assignment]  # not tuple's
+    count: int
     mean: float
     p50: float
     p90: float
@@ -23,7 +24,8 @@ class LatencySummary(NamedTuple):
     max: float
 
 
-class ProducerHops(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ProducerHops:
     """Where the time of messages goes, from acceptance on.
 
     Of each delivered message `ring`, `queue`, `wire` and `report` add up to the time from acceptance to delivery
@@ -53,7 +55,8 @@ class ProducerHops(NamedTuple):
     told: LatencySummary
 
 
-class ConsumerHops(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ConsumerHops:
     """Where the time of messages goes, up to the application.
 
     Attributes
@@ -72,7 +75,8 @@ class ConsumerHops(NamedTuple):
     block: LatencySummary
 
 
-class ProducerMetrics(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ProducerMetrics:
     """One consistent snapshot of a producer.
 
     ``accepted == delivered + failed + purged + outstanding`` in every one.
@@ -107,7 +111,8 @@ class ProducerMetrics(NamedTuple):
     hops: ProducerHops
 
 
-class ConsumerMetrics(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ConsumerMetrics:
     """A snapshot of a consumer.
 
     Attributes
@@ -149,3 +154,52 @@ def latency_summary(native: ffi.CData) -> LatencySummary:
     LatencySummary
     """
     return LatencySummary(native.count, native.mean, native.p50, native.p90, native.p99, native.p999, native.max)
+
+
+def producer_metrics(stats: ffi.CData) -> ProducerMetrics:
+    """Copy a ``ka_producer_stats``.
+
+    Parameters
+    ----------
+    stats : ka_producer_stats
+        Filled.
+
+    Returns
+    -------
+    ProducerMetrics
+    """
+    return ProducerMetrics(
+        stats.accepted,
+        stats.delivered,
+        stats.failed,
+        stats.purged,
+        stats.dropped,
+        stats.outstanding,
+        stats.outstanding_bytes,
+        latency_summary(stats.send),
+        latency_summary(stats.ack),
+        ProducerHops(*map(latency_summary, (stats.ring, stats.queue, stats.wire, stats.report, stats.told))),
+    )
+
+
+def consumer_metrics(stats: ffi.CData) -> ConsumerMetrics:
+    """Copy a ``ka_consumer_stats``.
+
+    Parameters
+    ----------
+    stats : ka_consumer_stats
+        Filled.
+
+    Returns
+    -------
+    ConsumerMetrics
+    """
+    return ConsumerMetrics(
+        stats.received,
+        stats.handed_out,
+        stats.purged,
+        stats.prefetched,
+        stats.prefetched_bytes,
+        latency_summary(stats.age),
+        ConsumerHops(*map(latency_summary, (stats.arrival, stats.ring, stats.block))),
+    )

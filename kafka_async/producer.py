@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from kafka_async._batch import SHORTAGE
 from kafka_async._delivery import Delivery, Dispatcher, Outcomes
 from kafka_async._native import lib
-from kafka_async._producer import OPEN_LIMIT_S, ProducerCore, without_python
+from kafka_async._producer import OPEN_LIMIT_S, ProducerCore
+from kafka_async._short import short_send
 from kafka_async._transaction import send_offsets
 from kafka_async._wait import BLOCKING, Waits, check_timeout, run
 from kafka_async.message import Record, TopicPartition
@@ -108,7 +109,7 @@ class Producer(ProducerCore):
     def _opened(self) -> None:
         run(self._count_default_topic())
 
-    @without_python
+    @short_send
     def send(
         self,
         value: Payload,

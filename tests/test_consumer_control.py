@@ -471,6 +471,7 @@ def nothing() -> None:
 def disturb(consumer: Consumer, number: int, before: Callable[[], object], after: Callable[[], object]) -> Held:
     """Have calls made when the block's message of that number is about to be handed out."""
     held = Held(consumer._shared, number, before, after)
+    consumer._shorten(None, None, None)
     consumer._shared = held  # type: ignore[assignment]
     return held
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from kafka_async._batch import SHORTAGE
 from kafka_async._delivery import Outcomes, Unread, is_failure
 from kafka_async._native import ffi, lib
-from kafka_async._producer import OPEN_LIMIT_S, ProducerCore, without_python
+from kafka_async._producer import OPEN_LIMIT_S, ProducerCore
+from kafka_async._short import short_send
 from kafka_async._transaction import send_offsets
 from kafka_async._wait import Deadline, check_timeout
 from kafka_async.aio._loop import Looped, TaskLock
@@ -148,7 +149,7 @@ class Producer(ProducerCore):
         self._waits.open(self._outcomes.serve)
         lib.ka_producer_hang(self._native, self._waits.bell)
 
-    @without_python
+    @short_send
     def send_nowait(self, value: Payload, key: Payload = None, **options: Unpack[SendOptions]) -> None:
         """Accept a message and return; as `kafka_async.Producer.send`, but that it never waits. Safe from any thread.
 

@@ -71,7 +71,7 @@ def columns(consumer: kafka_async.Consumer, messages: int) -> None:
     poll = consumer.poll_batch
     while messages > 0:
         batch = poll(min(BATCH, messages), 0.1)
-        _ = batch.values, batch.offsets
+        _ = batch.values(), batch.offsets.tolist()
         messages -= len(batch)
 
 

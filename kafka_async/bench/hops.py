@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,14 +10,15 @@ from kafka_async.bench.timing import Values
 from kafka_async.metrics import ConsumerHops, LatencySummary, ProducerHops
 
 _KINDS: dict[str, type[ProducerHops] | type[ConsumerHops]] = {"producer": ProducerHops, "consumer": ConsumerHops}
+_FIELDS = [field.name for field in dataclasses.fields(LatencySummary)]
 
 
 def hops(kind: str, measured: ProducerHops | ConsumerHops) -> Values:
     """Name each number, as ``producer.ring.p50``; in seconds."""
     return {
-        f"{kind}.{hop}.{name}": number
-        for hop, summary in measured._asdict().items()
-        for name, number in summary._asdict().items()
+        f"{kind}.{hop.name}.{name}": getattr(getattr(measured, hop.name), name)
+        for hop in dataclasses.fields(measured)
+        for name in _FIELDS
     }
 
 
@@ -26,7 +28,7 @@ def from_values(kind: str, values: Mapping[str, float]) -> Any:
         return None
 
     def summary(hop: str) -> LatencySummary:
-        numbers: dict[str, Any] = {name: values[f"{kind}.{hop}.{name}"] for name in LatencySummary._fields}
+        numbers: dict[str, Any] = {name: values[f"{kind}.{hop}.{name}"] for name in _FIELDS}
         return LatencySummary(**numbers)
 
-    return _KINDS[kind](*map(summary, _KINDS[kind]._fields))
+    return _KINDS[kind](*(summary(hop.name) for hop in dataclasses.fields(_KINDS[kind])))

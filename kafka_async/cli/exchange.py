@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kafka_async.cli.histogram import Latencies
 from kafka_async.cli.progress import Progress
@@ -251,7 +251,8 @@ class Exchange:
 
     def _without_marks(self, metrics: ProducerMetrics) -> ProducerMetrics:
         before = self._before
-        return metrics._replace(
+        return replace(
+            metrics,
             accepted=metrics.accepted - before.accepted,
             delivered=metrics.delivered - before.delivered,
             failed=metrics.failed - before.failed,
