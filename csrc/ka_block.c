@@ -4,6 +4,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "ka_columns.h"
 #include "ka_consumer.h"
 #include "ka_err.h"
 
@@ -96,20 +97,6 @@ static int64_t release_to(ka_consumer *c, uint64_t pos)
     atomic_fetch_sub(&c->held_bytes, bytes);
     return held[MESSAGE];
 }
-
-enum {
-    TOPIC,
-    PARTITION,
-    OFFSET,
-    TIMESTAMP_MS,
-    TIMESTAMP_TYPE,
-    VALUE_AT,
-    VALUE_END,
-    KEY_AT,
-    KEY_END,
-    HEADERS_AT,
-    HEADERS_END
-};
 
 _Static_assert(HEADERS_END + 1 == KA_COLUMNS, "columns");
 _Static_assert(offsetof(ka_block, headers_end) - offsetof(ka_block, topic) ==

@@ -5,18 +5,8 @@
 
 #include <structmember.h>
 
-/* Columns, as csrc/ka_api.h and kafka_async/_columns.py have them. Parts: *_at, and behind it *_end. */
-enum {
-    TOPIC,
-    PARTITION,
-    OFFSET,
-    TIMESTAMP_MS,
-    TIMESTAMP_TYPE,
-    VALUE,
-    KEY = 7,
-    HEADERS = 9,
-    COLUMNS = 11
-};
+#include "ka.h"
+#include "ka_columns.h"
 
 static struct {
     PyTypeObject *message; /* a subclass of tuple, of eight fields */
@@ -87,13 +77,13 @@ static PyObject *make_message(const rows *r, Py_ssize_t row)
         return NULL;
     item = &PyTuple_GET_ITEM(message, 0);
     /* One after the other: those that follow a failure stay NULL, which a tuple may hold while it is nobody's. */
-    if (!(item[0] = part(r, VALUE, row)) || !(item[1] = part(r, KEY, row)) ||
+    if (!(item[0] = part(r, VALUE_AT, row)) || !(item[1] = part(r, KEY_AT, row)) ||
         !(item[2] = name(r->topics, *cell(r, TOPIC, row))) ||
         !(item[3] = PyLong_FromLongLong(*cell(r, PARTITION, row))) ||
         !(item[4] = PyLong_FromLongLong(*cell(r, OFFSET, row))) ||
         !(item[5] = PyLong_FromLongLong(*cell(r, TIMESTAMP_MS, row))) ||
         !(item[6] = name(fields.timestamp_types, *cell(r, TIMESTAMP_TYPE, row))) ||
-        !(item[7] = part(r, HEADERS, row)))
+        !(item[7] = part(r, HEADERS_AT, row)))
         Py_CLEAR(message);
     return message;
 }
@@ -120,7 +110,7 @@ static void rows_dealloc(PyObject *self)
     Py_TYPE(self)->tp_free(self);
 }
 
-/* Rows(cells, stride, start, count, payload, topics): cells holds COLUMNS columns of int64, one every stride. */
+/* Rows(cells, stride, start, count, payload, topics): cells holds KA_COLUMNS columns of int64, one every stride. */
 static PyObject *rows_new(PyTypeObject *type, PyObject *args, PyObject *names)
 {
     PyObject *cells, *payload, *topics;
@@ -139,7 +129,7 @@ static PyObject *rows_new(PyTypeObject *type, PyObject *args, PyObject *names)
         return NULL;
     }
     if (start < 0 || count < 0 || stride < 0 || start > stride - count ||
-        r->cells.len / (Py_ssize_t)sizeof(int64_t) < COLUMNS * stride) {
+        r->cells.len / (Py_ssize_t)sizeof(int64_t) < KA_COLUMNS * stride) {
         Py_DECREF(r);
         PyErr_SetString(PyExc_ValueError, "the rows lie outside of the cells");
         return NULL;
