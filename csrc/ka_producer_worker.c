@@ -98,6 +98,8 @@ static int64_t count_lost(ka_producer *p)
     kai_producer_snapshot(p, &stats);
     if (state == KA_TXN_OPEN || state == KA_TXN_UNKNOWN)
         return stats.accepted - atomic_load(&p->txn_accepted);
+    if (state == KA_TXN_READY) /* the purge met an abort that the caller had asked for */
+        return 0;
     return p->purged_at_ns ? stats.purged - p->purged_before : 0;
 }
 

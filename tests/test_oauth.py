@@ -505,7 +505,7 @@ def test_many_clients_leave_no_thread_and_no_descriptor() -> None:
     # In a process of its own: other tests' clients open and close connections of theirs.
     done = run_python(
         """
-        import os, sys, time
+        import contextlib, os, sys, time
         from kafka_async import Consumer, OAuthToken, Producer
         from kafka_async._native import lib
         config = {"security.protocol": "SASL_PLAINTEXT", "sasl.mechanisms": "OAUTHBEARER"}
@@ -517,8 +517,12 @@ def test_many_clients_leave_no_thread_and_no_descriptor() -> None:
                 time.sleep(0.002)
 
         def resources():
-            threads = sorted(open(f"/proc/self/task/{task}/comm").read() for task in os.listdir("/proc/self/task"))
-            return len(threads), len(os.listdir("/proc/self/fd")), threads
+            threads = []
+            for task in os.listdir("/proc/self/task"):
+                with contextlib.suppress(OSError):  # it has just ended
+                    with open(f"/proc/self/task/{task}/comm") as comm:
+                        threads.append(comm.read())
+            return len(threads), len(os.listdir("/proc/self/fd")), sorted(threads)
 
         def cycle():
             calls = []

@@ -697,6 +697,31 @@ static void what_was_committed_while_closing_is_not_lost(void)
     }
 }
 
+#ifndef CHECK_TSAN
+static int purges_one(ka_producer *p)
+{
+    ka_producer_stats stats;
+    int64_t value;
+
+    send_one(p, 0, 0);
+    CHECK(answer(ka_producer_purge(p, 1), &value) == KA_OK);
+    kai_producer_snapshot(p, &stats);
+    return stats.purged > 0;
+}
+
+/* As when the worker stands still between its purge for closing and its last look, and an abort ends meanwhile. */
+static void what_an_abort_discards_is_not_lost(void)
+{
+    ka_producer *p = open_transactional(5);
+
+    CHECK(transact(p, KA_BEGIN) == KA_OK);
+    CHECK_SOON(purges_one(p));
+    CHECK(transact(p, KA_ABORT) == KA_OK);
+    p->purged_at_ns = kai_now_ns();
+    CHECK(finish(p, 5000000) == 0);
+}
+#endif
+
 /* ---------------------------------------------------------------- close */
 
 static _Atomic int go;
@@ -884,7 +909,8 @@ int main(int argc, char **argv)
         CASE(what_is_accepted_beside_the_close_has_its_outcome),
         CASE(a_close_ends_every_wait),
         CASE(a_call_that_runs_is_answered_by_the_close),
-#ifndef CHECK_TSAN /* it changes a field under the worker's feet */
+#ifndef CHECK_TSAN /* they change a field under the worker's feet */
+        CASE(what_an_abort_discards_is_not_lost),
         CASE(what_is_not_given_back_is_written_off_and_told),
 #endif
         CASE(in_a_child_a_batch_touches_nothing),
