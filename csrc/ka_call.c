@@ -182,7 +182,6 @@ int kai_serve_calls(ka_producer *p)
     int served = kai_finish_purge(p);
     call *c;
 
-    p->call_due_ns = KAI_FOREVER;
     while ((c = next_call(p)) && (is_void(p, c) || !c->is_ready || c->is_ready(p, c))) {
         start_call(p, c);
         served = 1;

@@ -388,7 +388,7 @@ static ka_producer *new_producer(const ka_conf *conf, const ka_producer_options 
     refresh_ms = kai_conf_number(conf, "topic.metadata.refresh.interval.ms", 300000);
     p->refresh_ns =
         options->count_partitions && refresh_ms > 0 ? refresh_ms * 1000000 : KAI_FOREVER;
-    p->record_due_ns = p->flight_due_ns = p->call_due_ns = KAI_FOREVER;
+    p->record_due_ns = p->flight_due_ns = KAI_FOREVER;
     p->refresh_at_ns = kai_deadline_ns(p->refresh_ns / 1000);
     if (ka_conf_get(conf, "transactional.id", text, sizeof text) > 0) {
         atomic_init(&p->transaction, KA_TXN_NEW);

@@ -213,12 +213,11 @@ struct ka_producer {
     _Atomic int64_t asked; /* how many the worker has not started yet */
 
     /* Of the transaction that is open. Written by the control thread and the worker. */
-    _Atomic int64_t spoiled;       /* messages that failed without librdkafka knowing it */
-    _Atomic int64_t txn_accepted;  /* messages accepted before it */
-    _Atomic int64_t txn_delivered; /* messages delivered before it */
-    _Atomic int ending;            /* KA_COMMIT or KA_ABORT: what was asked for last */
-    _Atomic int untold_step;       /* what succeeded with nobody told yet; < 0: nothing */
-    _Atomic int closing_ended;     /* the abort that closing began has ended */
+    _Atomic int64_t spoiled;      /* messages that failed without librdkafka knowing it */
+    _Atomic int64_t txn_accepted; /* messages accepted before it */
+    _Atomic int ending;           /* KA_COMMIT or KA_ABORT: what was asked for last */
+    _Atomic int untold_step;      /* what succeeded with nobody told yet; < 0: nothing */
+    _Atomic int closing_ended;    /* the abort that closing began has ended */
 
     /* Worker only. */
     _Alignas(KAI_CACHE_LINE) kai_worker worker;
@@ -235,7 +234,6 @@ struct ka_producer {
     call *purging;         /* the one purge that is started */
     int64_t record_due_ns; /* when the record that waits in the ring has its time over */
     int64_t flight_due_ns; /* when a message that had waited in the ring has */
-    int64_t call_due_ns;   /* when to look again at a call whose turn has not come */
     int64_t memory_due_ns; /* when to try again what there was no memory or thread for */
     int64_t refresh_at_ns;
     int64_t purged_at_ns; /* 0: closing has not purged yet */

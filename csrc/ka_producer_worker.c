@@ -162,7 +162,7 @@ int64_t kai_producer_step(void *self)
     served |= kai_sasl_serve(&p->sasl, p->rk);
     served |= kai_serve_calls(p);
     served |= serve_flushes(p);
-    next = earlier(earlier(p->record_due_ns, p->call_due_ns), kai_serve_timeouts(p));
+    next = earlier(p->record_due_ns, kai_serve_timeouts(p));
     if (drained)
         return KAI_STEP_AGAIN;
     if (served)

@@ -7,7 +7,7 @@
 
 enum { OFFSETS_SLICE_MS = 5000 };
 
-static const int64_t BEGIN_NS = 1000000000; /* how long a broker may take to begin a transaction */
+static const int64_t SETTLE_NS = 1000000000; /* for what is on its way when closing aborts */
 
 /* From now on no message joins the transaction. */
 static void bar(ka_producer *p)
@@ -18,19 +18,6 @@ static void bar(ka_producer *p)
         return;
     atomic_fetch_or(&p->room, ROOM_BARRED);
     kai_wake_notify(&p->room_freed);
-}
-
-/* librdkafka ends a transaction that it has asked the broker to begin, begun or not (its issue 4849), and an
- * end of what has not begun is fatal. A message that was delivered shows that it has. */
-static int has_begun(ka_producer *p, const call *c)
-{
-    int64_t give_up_ns = c->asked_ns + BEGIN_NS;
-
-    if (atomic_load(&p->held_messages) == 0 ||
-        atomic_load(&p->delivered) > atomic_load(&p->txn_delivered) || kai_now_ns() >= give_up_ns)
-        return 1;
-    p->call_due_ns = give_up_ns;
-    return 0;
 }
 
 /* Whether a begin is with the control thread. */
@@ -58,8 +45,9 @@ static int is_commit_ready(ka_producer *p, call *c)
 /* Barred or closed: all that is in the ring still belongs to the transaction. */
 static int is_discarded(ka_producer *p, call *c)
 {
+    (void)c;
     p->discard_end = kai_all_held(p) ? p->drained : UINT64_MAX;
-    return kai_all_held(p) && has_begun(p, c);
+    return kai_all_held(p);
 }
 
 static int is_abort_ready(ka_producer *p, call *c)
@@ -89,12 +77,33 @@ static void open_transaction(ka_producer *p)
     /* Barred: nothing is accepted meanwhile. */
     kai_producer_snapshot(p, &stats);
     atomic_store(&p->txn_accepted, stats.accepted);
-    atomic_store(&p->txn_delivered, stats.delivered);
     atomic_store(&p->spoiled, 0);
     atomic_store(&p->untold_step, -1);
     /* In this order: a commit bars what is open, and bars it after this. */
     atomic_fetch_and(&p->room, ~ROOM_BARRED);
     atomic_store(&p->transaction, KA_TXN_OPEN);
+}
+
+/* Whether messages still get on: not where librdkafka has given the transaction up, nor when its abort has begun. */
+static int is_under_way(ka_producer *p)
+{
+    rd_kafka_error_t *refusal = rd_kafka_begin_transaction(p->rk); /* since one is open, and why */
+    int under_way = rd_kafka_error_code(refusal) == RD_KAFKA_RESP_ERR__STATE &&
+                    !rd_kafka_error_txn_requires_abort(refusal);
+
+    rd_kafka_error_destroy(refusal);
+    return under_way;
+}
+
+/* An abort waits for what librdkafka has, as a commit does. Else there may be a request without an answer before it, to add
+ * partitions. When their connection breaks, both are sent again on a new one, and the broker may carry out the old ones late:
+ * an abort then ends the next transaction, which is committed without what it had so far. And of a transaction that has not
+ * begun on the broker the end is fatal (librdkafka's issue 4849). */
+static int is_settled(ka_producer *p, const call *c, int timeout_ms)
+{
+    return atomic_load(&p->transaction) == KA_TXN_READY || !is_under_way(p) ||
+           rd_kafka_flush(p->rk, timeout_ms) == RD_KAFKA_RESP_ERR_NO_ERROR ||
+           (c->even_closing && kai_now_ns() >= c->asked_ns + SETTLE_NS);
 }
 
 static rd_kafka_error_t *step(ka_producer *p, int kind, int timeout_ms)
@@ -140,6 +149,11 @@ static int attempt(ka_producer *p, const call *c, int timeout_ms, ka_error *erro
 
     if (c->kind == KA_COMMIT && atomic_load(&p->spoiled)) {
         refuse_spoiled(p, error);
+        return 0;
+    }
+    if (c->kind == KA_ABORT && !is_settled(p, c, timeout_ms)) {
+        kai_err_set(error, RD_KAFKA_RESP_ERR__TIMED_OUT,
+                    "messages of the transaction are still on their way");
         return 0;
     }
     if ((failure = step(p, c->kind, timeout_ms))) {

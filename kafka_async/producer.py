@@ -416,8 +416,8 @@ class Producer(ProducerCore):
     def abort_transaction(self, timeout: float | None = 30.0) -> None:
         """Take back everything that was sent in the transaction.
 
-        What had not been sent yet is purged; readers with ``isolation.level=read_committed`` never see the
-        rest. Failures of its messages count as told. Waits with the GIL released.
+        What is still in the native queue is purged. The rest, which readers with ``isolation.level=read_committed``
+        never see, is waited for, without linger. Failures of its messages count as told. Waits with the GIL released.
 
         Parameters
         ----------

@@ -20,6 +20,7 @@ from chaos_log import PARTITIONS, Account
 
 from kafka_async import (
     Consumer,
+    ConsumerError,
     Delivery,
     DeliveryError,
     KafkaError,
@@ -443,5 +444,11 @@ class Group(Reading):
 
 def _polled(consumer: Consumer, stop: threading.Event) -> Iterator[Message]:
     while not stop.is_set():
-        if message := consumer.poll_message(0.1):
+        try:
+            message = consumer.poll_message(0.1)
+        except ConsumerError as error:
+            if "its port may want SASL" not in str(error):  # a guess: no broker has answered yet, and connections end
+                raise
+            continue
+        if message:
             yield message

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -177,6 +177,57 @@ def test_abort_right_after_a_message_harms_nothing(servers: str, narrow: str) ->
             time.sleep(0.001 * (number % 5))
             producer.abort_transaction(LIMIT_S)
     assert committed(servers, narrow) == [b"%d" % number for number in range(turns)]
+
+
+def test_late_abort_spares_the_next_transaction(kafka: KafkaServer, servers: str, topic: str) -> None:
+    """The broker may carry out an abort late whose connection was given up. Several producers, since it takes luck."""
+    create_topic(servers, topic, 3)
+    names = [f"{topic}-{number}" for number in range(12)]
+    impatient = {"socket.timeout.ms": 1000}
+    barrier = threading.Barrier(len(names) + 1, timeout=LIMIT_S)
+    committed = []
+
+    def play(name: str) -> None:
+        with ready(servers, topic, name, **impatient) as producer:
+            for turn in range(6):
+                producer.begin_transaction()
+                barrier.wait()
+                barrier.wait()  # now it is frozen
+                send_three(producer, b"aborted")
+                persist(producer.abort_transaction)
+                for number in range(3):
+                    value = f"{name} {turn} {number}".encode()
+                    producer.begin_transaction()
+                    send_three(producer, value)
+                    persist(producer.commit_transaction)
+                    committed.extend([value] * 3)
+
+    with ThreadPoolExecutor(len(names)) as threads:
+        players = [threads.submit(play, name) for name in names]
+        for _ in range(6):
+            barrier.wait()
+            with frozen(kafka):
+                barrier.wait()
+                time.sleep(2)
+        for player in players:
+            player.result(LIMIT_S)
+    assert sorted(log_values(servers, topic, isolation="read_committed")) == sorted(committed)
+
+
+def send_three(producer: Producer, value: bytes) -> None:
+    for partition in range(3):
+        producer.send(value, partition=partition)
+
+
+def persist(end: Callable[[], None]) -> None:
+    """Call it again as long as the error says so."""
+    deadline = time.monotonic() + LIMIT_S
+    while True:
+        try:
+            return end()
+        except TransactionError as error:
+            if not error.retriable or time.monotonic() > deadline:
+                raise
 
 
 def test_init_waits_for_the_end_of_an_older_transaction(servers: str, narrow: str) -> None:
