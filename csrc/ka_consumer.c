@@ -199,7 +199,7 @@ static void on_token_wanted(rd_kafka_t *rk, const char *config, void *opaque)
     kai_sasl_ask(&((ka_consumer *)opaque)->sasl);
 }
 
-/* What has_room() lets in, the last message on top, errors, and the gap at the end of a lap. */
+/* What room() lets in, the last message on top, errors, and the gap at the end of a lap. */
 static uint64_t ring_capacity(const ka_consumer_options *options)
 {
     return (uint64_t)options->prefetch_bytes +
@@ -242,6 +242,7 @@ static ka_consumer *new_consumer(const ka_conf *conf, const ka_consumer_options 
     c->in_steps = kai_conf_is(conf, "group.protocol", "consumer");
     c->keeps_quiet = !c->in_steps && ka_conf_get(conf, "group.instance.id", NULL, 0) > 0;
     c->seek_ns = KAI_FOREVER;
+    c->largest = KAI_MAX_INLINE;
     c->process = atomic_load(&kai_process);
     atomic_init(&c->references, 2);
     c->last_command = &c->first_command;

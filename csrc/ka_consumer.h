@@ -220,7 +220,8 @@ struct ka_consumer {
     topic *last_topic;
     int64_t stored_ns, seek_ns;
     int64_t arrived_ns,
-        wall_ns; /* of what arrives now; wall_ns: the wall clock minus the monotonic one */
+        wall_ns;     /* of what arrives now; wall_ns: the wall clock minus the monotonic one */
+    int64_t largest; /* message of the last batch */
     consumer_command *first_commit;                /* in line */
     int committing;                                /* the first one is on its way */
     rd_kafka_resp_err_t commit_code;               /* of the last commit that was told of */

@@ -7,17 +7,25 @@
 #include "ka_consumer.h"
 #include "ka_err.h"
 
-enum { POLL = 512 }; /* messages between two looks at everything else */
-enum { CLOCK = 8 };  /* messages between two looks at the clock */
+enum { POLL = 512 };  /* messages between two looks at everything else */
+enum { BATCH = 128 }; /* messages between two looks at the clock */
 
 static const int64_t LACKING_NS =
     500000000; /* until a message that there was no memory for is fetched again */
 
-static int has_room(const ka_consumer *c)
+/* How many messages there is room for, if they are no larger than those before; one at least, until the ring is full. */
+static int64_t room(const ka_consumer *c)
 {
-    return atomic_load(&c->held_messages) + atomic_load(&c->held_ends) <
-               c->options.prefetch_messages &&
-           atomic_load(&c->held_bytes) < c->options.prefetch_bytes;
+    int64_t messages =
+        c->options.prefetch_messages - atomic_load(&c->held_messages) - atomic_load(&c->held_ends);
+    int64_t bytes = c->options.prefetch_bytes - atomic_load(&c->held_bytes);
+    int64_t fitting = bytes / c->largest;
+
+    if (messages <= 0 || bytes <= 0)
+        return 0;
+    if (fitting < messages)
+        messages = fitting > 0 ? fitting : 1;
+    return messages < BATCH ? messages : BATCH;
 }
 
 void kai_push_failure(ka_consumer *c, partition *p, int64_t offset, const ka_error *error)
@@ -67,22 +75,30 @@ static void lack(ka_consumer *c, partition *p, const rd_kafka_message_t *m, size
         c->seek_ns = kai_now_ns() + LACKING_NS;
 }
 
+/* The rest of a batch that turned out larger than those before it has no place in the ring, but it is in memory anyway. */
+static int is_beside(const ka_consumer *c, size_t bytes)
+{
+    return bytes > KAI_MAX_INLINE ||
+           (bytes && atomic_load(&c->held_bytes) >= c->options.prefetch_bytes);
+}
+
 static void push_message(ka_consumer *c, partition *p, const rd_kafka_message_t *m)
 {
     rd_kafka_headers_t *headers = kai_headers_of(m);
     size_t headers_len = kai_headers_size(headers), bytes = m->len + m->key_len + headers_len;
-    char *external = bytes > KAI_MAX_INLINE ? malloc(bytes) : NULL;
-    size_t len = sizeof(entry) + (external ? 0 : bytes);
+    int beside = is_beside(c, bytes);
+    char *external = beside ? malloc(bytes) : NULL;
+    size_t len = sizeof(entry) + (beside ? 0 : bytes);
     rd_kafka_timestamp_type_t type;
     entry *e;
     char *to;
 
-    if (bytes > KAI_MAX_INLINE && !external) {
+    if (beside && !external) {
         lack(c, p, m, bytes);
         return;
     }
     p->lacking = KA_OFFSET_NONE;
-    e = kai_must(kai_ring_reserve(&c->ring, len)); /* sized for what has_room() lets in */
+    e = kai_must(kai_ring_reserve(&c->ring, len)); /* sized for what room() lets in */
     *e = (entry){.partition = p,
                  .generation = p->generation,
                  .offset = m->offset,
@@ -101,6 +117,8 @@ static void push_message(ka_consumer *c, partition *p, const rd_kafka_message_t 
         kai_headers_pack(headers, to);
     c->fresh_messages++;
     c->fresh_bytes += (int64_t)bytes;
+    if (c->largest < (int64_t)bytes)
+        c->largest = (int64_t)bytes;
     atomic_fetch_add(&c->received, 1);
     atomic_fetch_add(&c->held_messages, 1);
     atomic_fetch_add(&c->held_bytes, (int64_t)bytes);
@@ -272,10 +290,34 @@ static void receive(ka_consumer *c, rd_kafka_message_t *m)
     rd_kafka_message_destroy(m);
 }
 
+/* Returns how many there were; 0: none, or no room for any. */
+static int receive_batch(ka_consumer *c)
+{
+    rd_kafka_message_t *batch[BATCH];
+    int64_t most = room(c);
+    ssize_t n;
+
+    if (!most) {
+        atomic_store(&c->want_room, 1); /* partner: ka_consumer_take() */
+        if (!(most = room(c)))
+            return 0;
+    }
+    /* On this thread alone, as what changes the assignment, seeks and pauses: before 2.1 it loses messages beside those. */
+    if ((n = rd_kafka_consume_batch_queue(c->messages, 0, batch, (size_t)most)) <= 0) {
+        kai_nudge_empty(c);
+        return 0;
+    }
+    c->arrived_ns = kai_now_ns();
+    c->largest = 1;
+    for (ssize_t i = 0; i < n; i++)
+        receive(c, batch[i]);
+    return (int)n;
+}
+
 int kai_receive(ka_consumer *c)
 {
     rd_kafka_message_t *m;
-    int n = 0;
+    int n = 0, received;
 
     if (atomic_exchange(&c->strayed, 0))
         kai_partitions_forward(c);
@@ -285,19 +327,7 @@ int kai_receive(ka_consumer *c)
         receive(c, m);
         n++;
     }
-    for (; n < POLL; n++) {
-        if (!has_room(c)) {
-            atomic_store(&c->want_room, 1); /* partner: ka_consumer_take() */
-            if (!has_room(c))
-                break;
-        }
-        if (!(m = rd_kafka_consume_queue(c->messages, 0))) {
-            kai_nudge_empty(c);
-            break;
-        }
-        if (n % CLOCK == CLOCK - 1)
-            c->arrived_ns = kai_now_ns();
-        receive(c, m);
-    }
+    while (n < POLL && (received = receive_batch(c)))
+        n += received;
     return n;
 }

@@ -156,6 +156,17 @@ def test_message_larger_than_any_inline_entry(cluster: MockCluster, topic: str) 
     assert all(m.value == big and m.key == b"key" and m.headers == [("h", b"big")] for m in messages[1::2])
 
 
+def test_messages_larger_than_those_before_fit_a_small_prefetch(cluster: MockCluster, topic: str) -> None:
+    cluster.create_topic(topic, 8)
+    values = [b"%d" % number for number in range(10)] + [bytes([number]) * 900_000 for number in range(4)]
+    for partition in range(8):
+        send_all(cluster.bootstrap_servers, topic, values, partition=partition)
+    with reader(cluster.bootstrap_servers, topic, prefetch_bytes=64 * 1024, prefetch_messages=200) as consumer:
+        messages = read(consumer, 8 * len(values))
+    for partition in range(8):
+        assert [message.value for message in messages if message.partition == partition] == values
+
+
 def test_small_prefetch_skips_nothing(cluster: MockCluster, topic: str) -> None:
     cluster.create_topic(topic, 1)
     send_all(cluster.bootstrap_servers, topic, [b"%d" % number for number in range(2000)])
