@@ -4,7 +4,7 @@
 set(core_targets fuzz_ring)
 set(kafka_targets fuzz_conf fuzz_headers fuzz_partitions fuzz_send fuzz_take fuzz_texts)
 set(wrapped_fuzz_send produceva topic_new)
-set(wrapped_fuzz_take consume_queue consumer_poll message_destroy message_errstr message_headers message_timestamp topic_name)
+set(wrapped_fuzz_take consume_batch_queue consumer_poll message_destroy message_errstr message_headers message_timestamp topic_name)
 
 add_custom_target(fuzzers)
 

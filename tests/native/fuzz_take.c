@@ -4,7 +4,8 @@
 #include "fuzz.h"
 #include "ka_consumer.h"
 
-enum { GIVEN = 512, PARTITIONS = 3, DENIED = RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED };
+enum { GIVEN = 512, BURST = 8, PARTITIONS = 3 };
+enum { DENIED = RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED };
 
 /* A message of librdkafka, or its end of a partition, or an error. */
 typedef struct {
@@ -21,7 +22,8 @@ typedef struct {
 static ka_consumer *c;
 static given *list[GIVEN]; /* all that was given, the first `gone` of which are done with */
 static int count, gone;
-static given *next; /* for librdkafka's queue */
+static given *queue[BURST]; /* librdkafka's */
+static int queued, taken;
 static partition *partitions[PARTITIONS];
 static int64_t generations[PARTITIONS], positions[PARTITIONS];
 static int64_t received, handed_out, passed;
@@ -30,7 +32,8 @@ static int64_t block_handed;
 /* ---------------------------------------------------------------- librdkafka's part */
 
 rd_kafka_message_t *__wrap_rd_kafka_consumer_poll(rd_kafka_t *rk, int timeout_ms);
-rd_kafka_message_t *__wrap_rd_kafka_consume_queue(rd_kafka_queue_t *queue, int timeout_ms);
+ssize_t __wrap_rd_kafka_consume_batch_queue(rd_kafka_queue_t *from, int timeout_ms,
+                                            rd_kafka_message_t **out, size_t most);
 void __wrap_rd_kafka_message_destroy(rd_kafka_message_t *m);
 int64_t __wrap_rd_kafka_message_timestamp(const rd_kafka_message_t *m,
                                           rd_kafka_timestamp_type_t *type);
@@ -45,13 +48,15 @@ rd_kafka_message_t *__wrap_rd_kafka_consumer_poll(rd_kafka_t *rk, int timeout_ms
     return NULL;
 }
 
-rd_kafka_message_t *__wrap_rd_kafka_consume_queue(rd_kafka_queue_t *queue, int timeout_ms)
+ssize_t __wrap_rd_kafka_consume_batch_queue(rd_kafka_queue_t *from, int timeout_ms,
+                                            rd_kafka_message_t **out, size_t most)
 {
-    given *g = next;
+    ssize_t n = 0;
 
-    (void)queue, (void)timeout_ms;
-    next = NULL;
-    return g ? &g->m : NULL;
+    (void)from, (void)timeout_ms;
+    for (; taken < queued && (size_t)n < most; n++)
+        out[n] = &queue[taken++]->m;
+    return n;
 }
 
 void __wrap_rd_kafka_message_destroy(rd_kafka_message_t *m)
@@ -112,6 +117,7 @@ static void open_consumer(fuzz_input *in)
     c->options.prefetch_bytes = 1 + (int64_t)fuzz_below(in, 4096);
     c->ends = (int)fuzz_below(in, 2);
     c->options.group = 1;
+    c->largest = 1;
     atomic_init(&c->references, 1);
     c->last_command = &c->first_command;
     pthread_mutex_init(&c->lock, NULL);
@@ -164,14 +170,16 @@ static void add_headers(given *g, fuzz_input *in)
     }
 }
 
+/* Small, of the input; or about as large as what has to stand beside the ring. */
 static void *part(fuzz_input *in, int present, size_t *len)
 {
     if (!present)
         return NULL;
     *len = fuzz_size(in);
-    *len = *len > UINT16_MAX ? KAI_MAX_INLINE + *len % 64
-                             : *len % 4096; /* some stand beside the ring */
-    return fuzz_bytes(in, *len);
+    if (*len <= UINT16_MAX)
+        return fuzz_bytes(in, *len %= 4096);
+    *len = KAI_MAX_INLINE - 32 + *len % 64;
+    return calloc(1, *len);
 }
 
 static given *make(fuzz_input *in)
@@ -207,19 +215,21 @@ static void give(fuzz_input *in)
 {
     int room = has_room();
 
-    if (count == GIVEN)
-        return;
-    next = list[count] = make(in);
+    taken = 0;
+    queued = 1 + (int)fuzz_below(in, BURST);
+    if (count + queued > GIVEN)
+        queued = GIVEN - count;
+    for (int i = 0; i < queued; i++, count++)
+        queue[i] = list[count] = make(in);
     kai_receive(c);
-    FUZZ_CHECK((next == NULL) == room); /* it is left where it is */
-    if (room) {
-        received += !list[count]->m.err;
-        count++;
-        return;
+    FUZZ_CHECK(!taken == !(room && queued));
+    FUZZ_CHECK(taken == queued || !has_room()); /* the rest is left where it is */
+    for (int i = 0; i < queued; i++) {
+        if (i < taken)
+            received += !queue[i]->m.err;
+        else
+            queue[i]->generation = -1; /* it is never shown */
     }
-    count++;                          /* to be freed */
-    list[count - 1]->generation = -1; /* and never shown */
-    next = NULL;
 }
 
 /* ---------------------------------------------------------------- what is shown */
