@@ -115,6 +115,7 @@ static int start_thread(pthread_t *thread, void *(*run)(void *), void *arg)
 /* How a worker rests between steps without work. */
 typedef struct {
     int64_t asked_ns;      /* when callers brought work last */
+    int64_t gap_ns;        /* between the last two times */
     int64_t warm_until_ns; /* it naps until then */
 } rest;
 
@@ -124,19 +125,22 @@ static void warm_up(rest *r, const kai_worker *worker)
 {
     int64_t now = kai_now_ns();
 
-    if (now - r->asked_ns < worker->warm_ns)
+    r->gap_ns = now - r->asked_ns;
+    if (r->gap_ns < worker->warm_ns)
         r->warm_until_ns = now + worker->warm_ns;
     r->asked_ns = now;
 }
 
-/* The longer nothing has come, the longer the nap: what comes then waits for a small part of the time
- * that it let pass. */
-static void nap(int64_t quiet_ns)
+/* The longer nothing has come, the longer the nap: what comes then waits for a small part of the time that it let pass. What
+ * comes at regular intervals waits for less: the nearer its time, the shorter the nap. */
+static void nap(int64_t quiet_ns, int64_t gap_ns)
 {
+    int64_t off_ns = gap_ns > quiet_ns ? gap_ns - quiet_ns : quiet_ns - gap_ns;
+    int64_t time_ns = off_ns / 2 < quiet_ns / 4 ? off_ns / 2 : quiet_ns / 4;
     struct timespec time = {0, NAP_LEAST_NS};
 
-    if (quiet_ns / 4 > NAP_LEAST_NS)
-        time.tv_nsec = quiet_ns / 4 < NAP_MOST_NS ? (long)(quiet_ns / 4) : NAP_MOST_NS;
+    if (time_ns > NAP_LEAST_NS)
+        time.tv_nsec = time_ns < NAP_MOST_NS ? (long)time_ns : NAP_MOST_NS;
     nanosleep(&time, NULL);
 }
 
@@ -151,7 +155,7 @@ static int stay_awake(const rest *r, const kai_worker *worker)
     }
     if (!worker->warm_ns || (now = kai_now_ns()) >= r->warm_until_ns)
         return 0;
-    nap(now - r->asked_ns);
+    nap(now - r->asked_ns, r->gap_ns);
     return 1;
 }
 
