@@ -176,6 +176,8 @@ class ConsumerCore(Poller, ABC):
             that partition nothing more is read until it is assigned anew or sought past it, the others go on.
         PartitionEnd
             With ``enable.partition.eof``: a partition is read to its end.
+        TypeError, ValueError
+            `timeout` is no number, negative or NaN, where it is looked at.
         RuntimeError
             Another thread is polling, or it is called from within a rebalance callback.
         ClosedError, ForkedError

@@ -123,7 +123,7 @@ class Consumer(ConsumerCore):
         Raises
         ------
         TypeError, ValueError
-            `max_messages` is no int or out of range.
+            `max_messages` is no int or out of range; `timeout` as for `poll_message`.
         ConsumerError, PartitionEnd, RuntimeError, ClosedError, ForkedError, Exception
             As `poll_message`.
         """

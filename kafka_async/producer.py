@@ -214,7 +214,8 @@ class Producer(ProducerCore):
         MessageTooLarge
             Some can never be accepted, all others were: ``accepted`` and ``errors`` as above.
         TypeError, ValueError
-            An item is of a wrong type or out of range; the text tells its index. None was queued.
+            An item is of a wrong type or out of range; the text tells its index. None was queued, nor when the
+            iterable itself raises, which is passed on.
         TransactionError, ClosedError, ForkedError
             As `send`; ``accepted`` tells how many were accepted before.
         MemoryError

@@ -94,7 +94,7 @@ class Consumer(ConsumerCore):
         ------
         RuntimeError
             Another task is polling; it is called from within a rebalance callback, or on another event loop.
-        ConsumerError, PartitionEnd, ClosedError, ForkedError, Exception
+        TypeError, ValueError, ConsumerError, PartitionEnd, ClosedError, ForkedError, Exception
             As `kafka_async.Consumer.poll_message`.
         """
         message = super().poll_message(0)  # of the block in hand
