@@ -122,7 +122,7 @@ static void open_producer(fuzz_input *in)
     p->on_full = (int)fuzz_below(in, 3);
     p->share_messages = p->share_bytes = INT64_MAX;
     p->message_timeout_ns = KAI_FOREVER;
-    p->record_due_ns = p->flight_due_ns = p->call_due_ns = KAI_FOREVER;
+    p->record_due_ns = p->flight_due_ns = KAI_FOREVER;
     atomic_init(&p->references, 1);
     kai_failures_init(&p->failures);
     pthread_mutex_init(&p->topics_lock, NULL);
