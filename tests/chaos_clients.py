@@ -147,6 +147,7 @@ class Plain(Blocking):
 
     promises: ClassVar = {"ordered": False}
     config: ClassVar = {**IMPATIENT, "max.in.flight": 1}
+    options: ClassVar = {"queue_messages": 900, "on_full": "block"}  # all may fail at once; failures() keeps 1,000
 
     def send_burst(self, producer: Producer) -> None:
         for number in self._next(BURST):
