@@ -17,6 +17,7 @@ from concurrent.futures import Future
 from typing import Any, ClassVar
 
 from chaos_log import PARTITIONS, Account
+from support import persist
 
 from kafka_async import (
     Consumer,
@@ -256,7 +257,7 @@ class Transactional(Sending):
         self.account.delivered = dict.fromkeys(self.committed)
 
     def _live(self, producer: Producer, stop: threading.Event) -> None:
-        _persist(producer.init_transactions)
+        persist(producer.init_transactions, LIMIT_S)
         while not stop.wait(PACE_S):
             numbers = self._next(BURST)
             if self._transact(producer, numbers):
@@ -269,7 +270,7 @@ class Transactional(Sending):
     def _transact(self, producer: Producer, numbers: range) -> bool:
         """Whether it was committed."""
         try:
-            _persist(producer.begin_transaction)
+            persist(producer.begin_transaction, LIMIT_S)
             for number in numbers:
                 producer.send(b"%d" % number, partition=number % PARTITIONS, on_delivery=self.outcomes.tell)
                 self.outcomes.accepted += 1
@@ -281,7 +282,7 @@ class Transactional(Sending):
                 self._doubt(numbers)
                 raise
         try:
-            _persist(producer.abort_transaction)
+            persist(producer.abort_transaction, LIMIT_S)
         except TransactionError:
             self.account.banned.update(numbers)  # the next producer sees to that
             raise
@@ -289,7 +290,7 @@ class Transactional(Sending):
 
     def _commit(self, producer: Producer, numbers: range) -> None:
         self._committing = numbers
-        _persist(producer.commit_transaction)
+        persist(producer.commit_transaction, LIMIT_S)
         self._committing = range(0)
 
     def _doubt(self, numbers: range) -> None:
@@ -300,17 +301,6 @@ class Transactional(Sending):
 
     def disagreements(self) -> list[str]:
         return self.outcomes.disagreements(*self.lives) + self.account.wrong
-
-
-def _persist(call: Any) -> None:
-    """Call it again as long as the error says so."""
-    deadline = time.monotonic() + LIMIT_S
-    while True:
-        try:
-            return call()  # type: ignore[no-any-return]
-        except TransactionError as error:
-            if not error.retriable or time.monotonic() > deadline:
-                raise
 
 
 def _records(numbers: range) -> list[Record]:

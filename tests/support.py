@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from kafka_async import Consumer, FlushTimeout, Message, Producer
+from kafka_async import Consumer, FlushTimeout, Message, Producer, TransactionError
 
 CONTRACT = Path(__file__).parents[1] / "csrc" / "ka_api.h"
 NOBODY = "127.0.0.1:1"  # nothing listens there
@@ -26,6 +26,17 @@ def wait_for(condition: Callable[[], object], limit: float = 10.0, what: str = "
     while not condition():
         assert time.monotonic() < deadline, f"{what} was not met within {limit} s"
         time.sleep(0.002)
+
+
+def persist(call: Callable[[], None], limit: float) -> None:
+    """Make a call of a transaction again as long as its error says so."""
+    deadline = time.monotonic() + limit
+    while True:
+        try:
+            return call()
+        except TransactionError as error:
+            if not error.retriable or time.monotonic() > deadline:
+                raise
 
 
 def read(consumer: Consumer, count: int, limit: float = 20.0) -> list[Message]:

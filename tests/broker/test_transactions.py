@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import pytest
 from kafka_server import KafkaServer
 from other_client import log_values, read_log
 from real_kafka import frozen, kcat, own_broker, running
-from support import create_topic, wait_for
+from support import create_topic, persist, wait_for
 
 from kafka_async import DeliveryError, KafkaError, Producer, TransactionError
 
@@ -57,14 +57,8 @@ def ready(servers: str, topic: str, name: str | None = None, **options: str | in
     """A producer whose transactions may begin."""
     config = {"transactional.id": name or topic, **options}
     producer = Producer(servers, topic, config=config)
-    deadline = time.monotonic() + LIMIT_S
-    while True:
-        try:
-            producer.init_transactions(LIMIT_S)
-            return producer
-        except TransactionError as error:
-            if not error.retriable or time.monotonic() > deadline:
-                raise
+    persist(lambda: producer.init_transactions(LIMIT_S), LIMIT_S)
+    return producer
 
 
 def send_persistently(producer: Producer, value: bytes) -> None:
@@ -179,7 +173,9 @@ def test_abort_right_after_a_message_harms_nothing(servers: str, narrow: str) ->
     assert committed(servers, narrow) == [b"%d" % number for number in range(turns)]
 
 
-def test_late_abort_spares_the_next_transaction(kafka: KafkaServer, servers: str, topic: str) -> None:
+def test_late_abort_spares_the_next_transaction(
+    kafka: KafkaServer, servers: str, topic: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """The broker may carry out an abort late whose connection was given up. Several producers, since it takes luck."""
     create_topic(servers, topic, 3)
     names = [f"{topic}-{number}" for number in range(12)]
@@ -194,12 +190,12 @@ def test_late_abort_spares_the_next_transaction(kafka: KafkaServer, servers: str
                 barrier.wait()
                 barrier.wait()  # now it is frozen
                 send_three(producer, b"aborted")
-                persist(producer.abort_transaction)
+                persist(producer.abort_transaction, LIMIT_S)
                 for number in range(3):
                     value = f"{name} {turn} {number}".encode()
                     producer.begin_transaction()
                     send_three(producer, value)
-                    persist(producer.commit_transaction)
+                    persist(producer.commit_transaction, LIMIT_S)
                     committed.extend([value] * 3)
 
     with ThreadPoolExecutor(len(names)) as threads:
@@ -207,27 +203,22 @@ def test_late_abort_spares_the_next_transaction(kafka: KafkaServer, servers: str
         for _ in range(6):
             barrier.wait()
             with frozen(kafka):
+                caplog.clear()
                 barrier.wait()
-                time.sleep(2)
+                wait_for(lambda: given_up(caplog) == len(names), LIMIT_S, "connections that are given up")
         for player in players:
             player.result(LIMIT_S)
     assert sorted(log_values(servers, topic, isolation="read_committed")) == sorted(committed)
 
 
+def given_up(caplog: pytest.LogCaptureFixture) -> int:
+    """How many clients have said that requests of theirs had no answer in time."""
+    return len({line.split()[0] for line in caplog.messages if " REQTMOUT: " in line})
+
+
 def send_three(producer: Producer, value: bytes) -> None:
     for partition in range(3):
         producer.send(value, partition=partition)
-
-
-def persist(end: Callable[[], None]) -> None:
-    """Call it again as long as the error says so."""
-    deadline = time.monotonic() + LIMIT_S
-    while True:
-        try:
-            return end()
-        except TransactionError as error:
-            if not error.retriable or time.monotonic() > deadline:
-                raise
 
 
 def test_init_waits_for_the_end_of_an_older_transaction(servers: str, narrow: str) -> None:
