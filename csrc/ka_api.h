@@ -386,13 +386,11 @@ enum { KA_ON_ASSIGN = 1, KA_ON_REVOKE = 2, KA_ON_LOST = 4 };
  * -1 for a part that is not there. handed and generation are the two words that both sides
  * see at any time: see "The block" in ka_consumer.c. */
 enum { KA_BLOCK = 256 };
-enum { KA_HAS_KEYS = 1, KA_HAS_NULLS = 2, KA_HAS_HEADERS = 4 };
 typedef struct {
     int64_t handed;     /* Python: how many of the block it has handed out */
     int64_t generation; /* core: changes when the rest of the block may be stale */
     int64_t count;
-    int64_t flags; /* KA_HAS_*: some row has it */
-    int64_t top;   /* the highest topic number */
+    int64_t top; /* the highest topic number */
     const char *base;
     int64_t size;
     int64_t topic[256], partition[256], offset[256]; /* KA_COLUMNS from here */
@@ -407,7 +405,7 @@ typedef struct {
  * begin of it all. */
 enum { KA_COLUMNS = 11 };
 typedef struct {
-    int64_t count, flags, top, size;
+    int64_t count, top, size;
 } ka_messages;
 
 typedef struct {

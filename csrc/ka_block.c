@@ -106,7 +106,7 @@ _Static_assert(offsetof(ka_block, headers_end) - offsetof(ka_block, topic) ==
 /* Columns of so many cells each. */
 typedef struct {
     int64_t *cells, stride;
-    int64_t *flags, *top;
+    int64_t *top;
 } columns;
 
 static void set_part(const columns *to, int column, int64_t i, int64_t *begin, uint32_t len)
@@ -132,9 +132,6 @@ static void set_row(const columns *to, int64_t i, const entry *e, int64_t at)
     set_part(to, VALUE_AT, i, &at, e->value_len);
     set_part(to, KEY_AT, i, &at, e->key_len);
     set_part(to, HEADERS_AT, i, &at, e->headers_len ? e->headers_len : KAI_NONE);
-    *to->flags |= (e->value_len == KAI_NONE ? KA_HAS_NULLS : 0) |
-                  (e->key_len == KAI_NONE ? 0 : KA_HAS_KEYS) |
-                  (e->headers_len ? KA_HAS_HEADERS : 0);
     if (p->topic_number > *to->top)
         *to->top = p->topic_number;
 }
@@ -181,7 +178,7 @@ static void fill_row(ka_consumer *c, const entry *e)
 {
     ka_block *b = &c->block;
     int64_t i = b->count++;
-    columns to = {.cells = b->topic, .stride = KA_BLOCK, .flags = &b->flags, .top = &b->top};
+    columns to = {.cells = b->topic, .stride = KA_BLOCK, .top = &b->top};
 
     c->row_partition[i] = e->partition;
     c->row_generation[i] = e->generation;
@@ -268,7 +265,7 @@ static void release_handed(ka_consumer *c)
     c->handed_out += handed;
     c->purged += released - handed;
     c->block_start = c->block_end = kai_ring_head(&c->ring);
-    c->block.count = c->block.flags = c->block.top = 0;
+    c->block.count = c->block.top = 0;
     c->positioned = c->processed = c->counted = c->noted = 0;
     word_store(&c->block.handed, 0);
 }
@@ -339,8 +336,7 @@ static void copy_messages(ka_consumer *c, ka_messages *m, uint64_t end)
 {
     instant now = instant_now();
     int64_t i = 0, bytes;
-    columns to = {
-        .cells = (int64_t *)(m + 1), .stride = m->count, .flags = &m->flags, .top = &m->top};
+    columns to = {.cells = (int64_t *)(m + 1), .stride = m->count, .top = &m->top};
     uint64_t at = c->block_end;
     char *data = (char *)(to.cells + KA_COLUMNS * m->count);
     const entry *e;

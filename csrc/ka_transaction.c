@@ -152,8 +152,7 @@ static int attempt(ka_producer *p, const call *c, int timeout_ms, ka_error *erro
         return 0;
     }
     if (c->kind == KA_ABORT && !is_settled(p, c, timeout_ms)) {
-        kai_err_set(error, RD_KAFKA_RESP_ERR__TIMED_OUT,
-                    "messages of the transaction are still on their way");
+        kai_err_set(error, RD_KAFKA_RESP_ERR__TIMED_OUT, NULL);
         return 0;
     }
     if ((failure = step(p, c->kind, timeout_ms))) {

@@ -83,9 +83,6 @@ class lib:
     KA_BLOCK: int
     KA_VALUES: int
     KA_COLUMNS: int
-    KA_HAS_KEYS: int
-    KA_HAS_NULLS: int
-    KA_HAS_HEADERS: int
     KA_REFUSE: int
     KA_DROP_NEW: int
     KA_DROP_OLD: int

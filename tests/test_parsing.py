@@ -139,19 +139,17 @@ def test_the_columns_of_a_batch_hold_its_items(items: list[Record | bytes | str]
 def native_messages(messages: Sequence[Message], topics: list[str]) -> ffi.CData:
     """Messages as the core lays them out."""
     at = ffi.sizeof("ka_messages") + lib.KA_COLUMNS * 8 * len(messages)
-    rows, data, flags = [], b"", 0
+    rows, data = [], b""
     for m in messages:
         row = [topics.index(m.topic), m.partition, m.offset, m.timestamp_ms]
         row.append(_columns._TIMESTAMP_TYPES.index(m.timestamp_type))
-        for part, flag in ((m.value, 0), (m.key, lib.KA_HAS_KEYS), (m.packed_headers, lib.KA_HAS_HEADERS)):
+        for part in (m.value, m.key, m.packed_headers):
             begin = at + len(data)
             data += part or b""
             row += [-1, -1] if part is None else [begin, at + len(data)]
-            flags |= 0 if part is None else flag
-        flags |= lib.KA_HAS_NULLS if m.value is None else 0
         rows.append(row)
     cells = [cell for column in zip(*rows, strict=True) for cell in column]
-    packed = struct.pack(f"={4 + len(cells)}q", len(messages), flags, len(topics) - 1, at + len(data), *cells) + data
+    packed = struct.pack(f"={3 + len(cells)}q", len(messages), len(topics) - 1, at + len(data), *cells) + data
     return ffi.from_buffer("ka_messages *", packed)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from support import read, reader
+from support import read, reader, wait_for
 
 from kafka_async import DeliveryError, Producer, ProducerMetrics, TransactionError
 from kafka_async.testing import MockCluster
@@ -105,3 +105,20 @@ def test_transactions_whose_messages_time_out_are_aborted_at_once(sick: MockClus
             aborted += 1
         assert aborted >= 2
         assert counts(producer.metrics()) == (aborted + 1, 1, aborted, 0, 0)
+
+
+def test_abort_waits_for_messages_that_librdkafka_has(sick: MockCluster, topic: str) -> None:
+    """So that no request of the transaction is on its way any more when its end is asked for."""
+    config = {"retry.backoff.ms": 100, "transactional.id": topic}
+    with Producer(sick.bootstrap_servers, topic, config=config) as producer:
+        producer.init_transactions()
+        sick.fail_next("Produce", ["NOT_ENOUGH_REPLICAS"] * 20)
+        producer.begin_transaction()
+        delivery = producer.submit(b"0")
+        wait_for(lambda: producer.metrics().hops.ring.count == 1)
+        with pytest.raises(TransactionError, match="did not answer in time") as caught:
+            producer.abort_transaction(0.5)
+        assert (caught.value.retriable, caught.value.requires_abort) == (True, False)
+        producer.abort_transaction(LIMIT_S)
+        assert delivery.result(0).offset == 0
+        assert counts(producer.metrics()) == (1, 1, 0, 0, 0)
