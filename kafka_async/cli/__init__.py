@@ -1,8 +1,8 @@
 """``python -m kafka_async demo | produce | consume | bench``: the command line.
 
 Here are the arguments and what an error or a signal means for the exit status; each command is a module
-beside this one with ``run(args, screen, signals) -> int``. Nothing but the library itself is needed: with
-rich (the extra ``cli``) progress bars look better.
+beside this one with ``run(args, screen, signals) -> int``, imported when it is asked for. Nothing but the library
+itself is needed: with rich (the extra ``cli``) progress bars look better.
 """
 
 from __future__ import annotations
@@ -11,18 +11,14 @@ import argparse
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from collections.abc import Sequence
+from importlib import import_module
 
-from kafka_async.bench.catalog import CLIENTS, GROUPS
-from kafka_async.cli import bench, consume, demo, produce
 from kafka_async.cli.connect import UsageError
 from kafka_async.cli.signals import Signals, Stopped
 from kafka_async.cli.terminal import Screen
 from kafka_async.cli.verify import STAMP
 from kafka_async.errors import KafkaError
-
-Run: TypeAlias = Callable[[argparse.Namespace, Screen, Signals], int]
 
 PROG = "python -m kafka_async"
 
@@ -74,7 +70,7 @@ is written by itself before the next one is asked for.
 example: consume -t access --from-beginning --exit | grep ' 500 '"""
 
 
-BENCH = f"""\
+BENCH = """\
 Run this client, confluent-kafka and aiokafka side by side on a broker, in rounds,
 each sample in a process of its own, and with --limit plain C over librdkafka as well.
 Prints tables (medians over the rounds, with the least and the greatest value, and
@@ -85,9 +81,9 @@ installed are left out: pip install 'kafka_async[bench]'.
 A complete run takes some five minutes a round. bench/README.md tells how to read it.
 
 groups:
-  {", ".join(GROUPS)}
+  {groups}
 
-{STATUS}"""
+{status}"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -103,7 +99,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         The exit status.
     """
-    args = _parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    args = _parser(of_bench="bench" in argv).parse_args(argv)
     args.config = dict(args.config)
     screen = Screen(quiet=args.quiet)
     status = _guarded(args, screen)
@@ -114,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _guarded(args: argparse.Namespace, screen: Screen) -> int:
     try:
         with Signals() as signals:
-            return int(args.run(args, screen, signals))
+            return int(import_module(f"kafka_async.cli.{args.command}").run(args, screen, signals))
     except UsageError as error:
         screen.error(str(error))
         return 2
@@ -137,23 +134,24 @@ def _close_output() -> None:
         os.close(devnull)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(of_bench: bool) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=PROG, description="A Kafka client for latency-sensitive Python.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _demo_arguments(_command(commands, "demo", demo.run, "producer and consumer side by side, with numbers", DEMO))
-    _produce_arguments(_command(commands, "produce", produce.run, "lines of the standard input to a topic", PRODUCE))
-    _consume_arguments(_command(commands, "consume", consume.run, "a topic to the standard output", CONSUME))
-    _bench_arguments(_command(commands, "bench", bench.run, "this client beside others, measured", BENCH))
+    _demo_arguments(_command(commands, "demo", "producer and consumer side by side, with numbers", DEMO))
+    _produce_arguments(_command(commands, "produce", "lines of the standard input to a topic", PRODUCE))
+    _consume_arguments(_command(commands, "consume", "a topic to the standard output", CONSUME))
+    bench = _command(commands, "bench", "this client beside others, measured", BENCH)
+    if of_bench:  # its choices come from all that is measured
+        _bench_arguments(bench)
     return parser
 
 
 def _command(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, run: Run, short: str, text: str
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, short: str, text: str
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(
         name, help=short, description=text, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.set_defaults(run=run)
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress and no summary on stderr: errors alone")
     parser.add_argument(
         "-X",
@@ -208,6 +206,9 @@ def _consume_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _bench_arguments(parser: argparse.ArgumentParser) -> None:
+    from kafka_async.bench.catalog import CLIENTS, GROUPS
+
+    parser.description = BENCH.format(groups=", ".join(GROUPS), status=STATUS)
     add = parser.add_argument
     _servers_argument(parser)
     add("--clients", nargs="+", choices=CLIENTS, metavar="CLIENT", help=f"by default all: {', '.join(CLIENTS)}")
