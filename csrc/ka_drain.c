@@ -83,7 +83,7 @@ static void conclude_record(ka_producer *p, const record *r, const origin *from,
                          .block_len = r->headers_len};
 
     kai_conclude(p, from, &report, now, o);
-    atomic_fetch_add_explicit(&p->spoiled, 1, memory_order_relaxed);
+    atomic_store_explicit(&p->spoiled, 1, memory_order_relaxed);
 }
 
 rd_kafka_resp_err_t kai_produce_again(ka_producer *p, const rd_kafka_message_t *m, flight *f)

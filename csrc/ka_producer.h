@@ -182,6 +182,7 @@ struct ka_producer {
     kai_ring ring;
     kai_results results;
     kai_hist send_latency;
+    _Atomic int64_t next_timed_ns; /* a call that begins before is not in it */
 
     /* Under evict_lock, which is taken with KA_DROP_OLD only. */
     _Alignas(KAI_CACHE_LINE) pthread_mutex_t evict_lock;
@@ -213,7 +214,7 @@ struct ka_producer {
     _Atomic int64_t asked; /* how many the worker has not started yet */
 
     /* Of the transaction that is open. Written by the control thread and the worker. */
-    _Atomic int64_t spoiled;      /* messages that failed without librdkafka knowing it */
+    _Atomic int spoiled;          /* messages failed or were purged without librdkafka knowing it */
     _Atomic int64_t txn_accepted; /* messages accepted before it */
     _Atomic int ending;           /* KA_COMMIT or KA_ABORT: what was asked for last */
     _Atomic int untold_step;      /* what succeeded with nobody told yet; < 0: nothing */

@@ -59,15 +59,12 @@ static int is_abort_ready(ka_producer *p, call *c)
 }
 
 /* Messages that librdkafka never took, or refused, are missing in it without its knowledge. */
-static int refuse_spoiled(ka_producer *p, ka_error *error)
+static void refuse_spoiled(ka_error *error)
 {
-    char text[128];
-
-    snprintf(text, sizeof text, "%lld messages of the transaction failed or were purged: abort it",
-             (long long)atomic_load(&p->spoiled));
-    kai_err_set(error, RD_KAFKA_RESP_ERR__INCONSISTENT, text);
+    kai_err_set(
+        error, RD_KAFKA_RESP_ERR__INCONSISTENT,
+        "messages of the transaction failed (failures() tells why) or were purged: abort it");
     error->requires_abort = 1;
-    return KA_FAILED;
 }
 
 static void open_transaction(ka_producer *p)
@@ -148,7 +145,7 @@ static int attempt(ka_producer *p, const call *c, int timeout_ms, ka_error *erro
     rd_kafka_error_t *failure;
 
     if (c->kind == KA_COMMIT && atomic_load(&p->spoiled)) {
-        refuse_spoiled(p, error);
+        refuse_spoiled(error);
         return 0;
     }
     if (c->kind == KA_ABORT && !is_settled(p, c, timeout_ms)) {

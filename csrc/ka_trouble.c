@@ -294,8 +294,10 @@ int kai_trouble_is_final(kai_trouble *t, ka_error *error)
     pthread_mutex_lock(&t->lock);
     final = t->cause != PASSING && now - t->at_ns <= RECENT_NS &&
             (!t->unsure || now - t->since_ns >= SURE_NS);
-    if (final)
+    if (final) {
         *error = t->error;
+        error->retriable = t->unsure;
+    }
     pthread_mutex_unlock(&t->lock);
     return final;
 }

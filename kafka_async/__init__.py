@@ -7,6 +7,7 @@ touch the GIL. See `Producer`, `Consumer`, `kafka_async.config`, `kafka_async.er
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from kafka_async._interpreter import is_main
@@ -26,7 +27,6 @@ except ModuleNotFoundError as error:
         "installed copy: run Python from another folder, or install them in place with 'pip install -e .'"
     ) from None
 
-from kafka_async._delivery import Delivery
 from kafka_async._oauth import OAuthToken
 from kafka_async._version import check_librdkafka, librdkafka_version
 from kafka_async.batch import MessageBatch
@@ -48,6 +48,7 @@ from kafka_async.message import DeliveryReport, Message, Record, RecordMetadata,
 from kafka_async.producer import Producer
 
 if TYPE_CHECKING:
+    from kafka_async._future import Delivery
     from kafka_async.metrics import ConsumerHops, ConsumerMetrics, LatencySummary, ProducerHops, ProducerMetrics
 
 __all__ = [
@@ -84,9 +85,7 @@ check_librdkafka()
 
 
 def __getattr__(name: str) -> object:
-    """Import metrics when they are asked for: dataclasses take as long as all the rest."""
+    """Import when asked for what needs dataclasses or concurrent.futures: they take as long as all the rest."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from kafka_async import metrics
-
-    return getattr(metrics, name)
+    return getattr(import_module("kafka_async._future" if name == "Delivery" else "kafka_async.metrics"), name)

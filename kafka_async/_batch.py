@@ -70,6 +70,7 @@ class Batch:
         items: Sequence[Payload | Record],
         partition: Callable[[Payload, Payload], int] | None,
     ) -> None:
+        items = tuple(items)  # as it is now: a list may change while Python code of others runs
         self.count = len(items)
         self._columns: dict[str, array[int]] = {}
         if partition is None and set(map(type, items)) == {bytes}:

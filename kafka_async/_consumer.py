@@ -611,7 +611,9 @@ class ConsumerCore(Poller, ABC):
             deadline,
         )
         if status == lib.KA_TIMEOUT:
-            _log.logger.warning("the consumer has not left its group after %s s; it goes on in the background", timeout)
+            _log.logger().warning(
+                "the consumer has not left its group after %s s; it goes on in the background", timeout
+            )
         _exit.forget(self)
         self._closed = True
 
@@ -626,7 +628,7 @@ class ConsumerCore(Poller, ABC):
         except Exception:
             if error is None:
                 raise
-            _log.logger.exception("stopping after %s met another exception", type(error).__name__)
+            _log.logger().exception("stopping after %s met another exception", type(error).__name__)
 
     async def _group_for(self, timeout: float | None) -> ffi.CData:
         """Find what a transaction has to know of the group: an answered command."""

@@ -9,12 +9,10 @@ import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
 from types import CoroutineType
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from kafka_async import _exit, _log, errors
-from kafka_async._future import OwnFuture, forks
 from kafka_async._native import ffi, lib
 from kafka_async._trouble import explained
 from kafka_async._wait import Deadline, wait
@@ -32,7 +30,7 @@ class Unread:
     """Failures in futures that were dropped unread: as good as never told."""
 
     def __init__(self) -> None:
-        self._born = forks()
+        self._born = _exit.forks()
         self._reports: deque[DeliveryReport] = deque()
         self.stopped = False  # nobody will ask any more
 
@@ -44,7 +42,7 @@ class Unread:
         report : DeliveryReport
             What the future had.
         """
-        if not is_failure(report.error) or self._born != forks():  # of which the parent tells
+        if not is_failure(report.error) or self._born != _exit.forks():  # of which the parent tells
             return
         if self.stopped:
             _exit.lose(1)
@@ -63,71 +61,6 @@ class Unread:
         list of DeliveryReport
         """
         return [self._reports.popleft() for _ in range(len(self._reports))]
-
-
-class Delivery(OwnFuture[RecordMetadata]):
-    """The future outcome of one message: a `concurrent.futures.Future` of `RecordMetadata`.
-
-    A message that was not delivered (failed, purged, or dropped by policy) ends it with an exception:
-    `DeliveryError` with its ``report``, or `QueueFull` for one that was never accepted. It does end: a message is
-    bounded by ``message.timeout.ms``. It is completed on the producer's delivery thread, where functions given to
-    ``add_done_callback`` run too. A failure in one that is dropped unread counts as told to nobody.
-    """
-
-    def __init__(self, unread: Unread) -> None:
-        super().__init__()
-        self._unread = unread
-        self._seen = False  # or somebody will be called
-
-    def cancel(self) -> bool:
-        """Do nothing: a message that was accepted can't be called back.
-
-        Returns
-        -------
-        bool
-            Always False.
-        """
-        return False
-
-    def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Wait for the outcome and return its exception.
-
-        Parameters
-        ----------
-        timeout : float or None, default None
-            Seconds; None waits without limit.
-
-        Returns
-        -------
-        BaseException or None
-            None: the message was delivered.
-
-        Raises
-        ------
-        TimeoutError, ForkedError
-            As `result`.
-        """
-        try:
-            return super().exception(timeout)
-        finally:
-            self._seen = self._seen or self.done()
-
-    def add_done_callback(self, fn: Callable[[Future[RecordMetadata]], object]) -> None:
-        """Call a function with this future when it ends, at once if it has ended.
-
-        Parameters
-        ----------
-        fn : callable
-            Runs on the producer's delivery thread; what it raises is logged.
-        """
-        self._seen = True
-        super().add_done_callback(fn)
-
-    def __del__(self) -> None:
-        """Pass a failure on that nobody has looked at."""
-        error = self.__dict__.get("_exception")  # an exception may have ended the constructor
-        if isinstance(error, errors.DeliveryError) and not self._seen and error.report is not None:
-            self._unread.add(error.report)
 
 
 class Promise(Protocol):

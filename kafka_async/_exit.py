@@ -1,4 +1,4 @@
-"""Objects that are still open when the interpreter, or a forked child, ends."""
+"""Objects that are still open when the interpreter, or a forked child, ends; and whose child this is."""
 
 from __future__ import annotations
 
@@ -31,6 +31,17 @@ _ended = False  # nobody would close what is opened from now on
 _lost = 0  # messages whose loss could not be raised
 _told = 0  # of them, and of those that the core lost
 _hooked_child = False
+_forks = 0  # how often this process was forked off
+
+
+def forks() -> int:
+    """Tell how often this process was forked off: what was made at another number is the parent's.
+
+    Returns
+    -------
+    int
+    """
+    return _forks
 
 
 def check() -> None:
@@ -128,7 +139,8 @@ def _hook_multiprocessing() -> None:
 
 
 def _after_fork_in_child() -> None:
-    global _open, _ended, _lost, _told, _hooked_child
+    global _open, _ended, _lost, _told, _hooked_child, _forks
+    _forks += 1
     _open = weakref.WeakSet()
     _ended = _hooked_child = False
     _lost = _told = 0

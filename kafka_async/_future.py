@@ -1,30 +1,23 @@
-"""Futures of concurrent.futures that can be waited for wherever the rest can: beside signals, after a fork."""
+"""Futures of concurrent.futures that can be waited for wherever the rest can: beside signals, after a fork.
+
+Imported with the first client: concurrent.futures takes a fifth of what `import kafka_async` would.
+"""
 
 from __future__ import annotations
 
-import os
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import TypeVar
 
-from kafka_async import errors
+from kafka_async import _exit, errors
+from kafka_async._delivery import Unread
 from kafka_async._wait import Deadline, acquire
+from kafka_async.message import RecordMetadata
 
 Outcome = TypeVar("Outcome")
 _DONE = "FINISHED"  # of a future's _state; ours are never cancelled
-
-_forks = 0  # how often this process was forked off
-
-
-def forks() -> int:
-    """Tell how often this process was forked off: what was made at another number is the parent's.
-
-    Returns
-    -------
-    int
-    """
-    return _forks
 
 
 class OwnFuture(Future[Outcome]):
@@ -36,16 +29,16 @@ class OwnFuture(Future[Outcome]):
     """
 
     def __init__(self) -> None:
-        self._born = self._lock_born = _forks
+        self._born = self._lock_born = _exit.forks()
         self._sleepers: list[threading.Lock] = []
         super().__init__()
 
     @property
     def _condition(self) -> threading.Condition:
         """Return the lock; in a forked child another one, since a thread of the parent may have held it."""
-        if self._lock_born != _forks:
+        if self._lock_born != _exit.forks():
             self._refuse_foreign()
-            self._lock, self._lock_born = threading.Condition(), _forks
+            self._lock, self._lock_born = threading.Condition(), _exit.forks()
         return self._lock
 
     @_condition.setter
@@ -53,7 +46,7 @@ class OwnFuture(Future[Outcome]):
         self._lock = lock
 
     def _refuse_foreign(self) -> None:
-        if self._born != _forks and self._state != _DONE:
+        if self._born != _exit.forks() and self._state != _DONE:
             raise errors.ForkedError("this future belongs to the parent process, which alone learns its outcome")
 
     def __repr__(self) -> str:
@@ -139,9 +132,66 @@ class OwnFuture(Future[Outcome]):
         super()._invoke_callbacks()  # type: ignore[misc] # which typeshed leaves out
 
 
-def _after_fork_in_child() -> None:
-    global _forks
-    _forks += 1
+class Delivery(OwnFuture[RecordMetadata]):
+    """The future outcome of one message: a `concurrent.futures.Future` of `RecordMetadata`.
 
+    A message that was not delivered (failed, purged, or dropped by policy) ends it with an exception:
+    `DeliveryError` with its ``report``, or `QueueFull` for one that was never accepted. It does end: a message is
+    bounded by ``message.timeout.ms``. It is completed on the producer's delivery thread, where functions given to
+    ``add_done_callback`` run too. A failure in one that is dropped unread counts as told to nobody.
+    """
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+    def __init__(self, unread: Unread) -> None:
+        super().__init__()
+        self._unread = unread
+        self._seen = False  # or somebody will be called
+
+    def cancel(self) -> bool:
+        """Do nothing: a message that was accepted can't be called back.
+
+        Returns
+        -------
+        bool
+            Always False.
+        """
+        return False
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Wait for the outcome and return its exception.
+
+        Parameters
+        ----------
+        timeout : float or None, default None
+            Seconds; None waits without limit.
+
+        Returns
+        -------
+        BaseException or None
+            None: the message was delivered.
+
+        Raises
+        ------
+        TimeoutError, ForkedError
+            As `result`.
+        """
+        try:
+            return super().exception(timeout)
+        finally:
+            self._seen = self._seen or self.done()
+
+    def add_done_callback(self, fn: Callable[[Future[RecordMetadata]], object]) -> None:
+        """Call a function with this future when it ends, at once if it has ended.
+
+        Parameters
+        ----------
+        fn : callable
+            Runs on the producer's delivery thread; what it raises is logged.
+        """
+        self._seen = True
+        super().add_done_callback(fn)
+
+    def __del__(self) -> None:
+        """Pass a failure on that nobody has looked at."""
+        error = self.__dict__.get("_exception")  # an exception may have ended the constructor
+        if isinstance(error, errors.DeliveryError) and not self._seen and error.report is not None:
+            self._unread.add(error.report)

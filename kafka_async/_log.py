@@ -1,38 +1,48 @@
-"""librdkafka's log lines, from the native ring to the ``kafka_async`` logger."""
+"""librdkafka's log lines, from the native ring to the ``kafka_async`` logger.
+
+Python's logging is imported with the first client, or the first line of ours: it takes a fifth of what
+``import kafka_async`` would.
+"""
 
 from __future__ import annotations
 
 import atexit
 import contextlib
-import logging
 import os
 import threading
-import traceback
+from typing import TYPE_CHECKING
 
 from kafka_async._native import ffi, lib
 
-logger = logging.getLogger("kafka_async")
-logger.addHandler(logging.NullHandler())  # an application without logging is left in peace
+if TYPE_CHECKING:
+    import logging
 
-# By syslog's level: emergency, alert, critical, error, warning, notice, info, debug.
-_LEVELS = (
-    logging.CRITICAL,
-    logging.CRITICAL,
-    logging.CRITICAL,
-    logging.ERROR,
-    logging.WARNING,
-    logging.INFO,
-    logging.INFO,
-    logging.DEBUG,
-)
+# logging's levels by syslog's: emergency, alert, critical, error, warning, notice, info, debug.
+_LEVELS = (50, 50, 50, 40, 30, 20, 20, 10)
 
 _lock = threading.Lock()
 _thread: threading.Thread | None = None
 
 
+def logger() -> logging.Logger:
+    """Tell our logger.
+
+    Where the application has no handler for it, librdkafka's lines are dropped, and our own, an exception of a callback
+    say, go to stderr, as logging does with warnings and errors.
+
+    Returns
+    -------
+    logging.Logger
+    """
+    import logging
+
+    return logging.getLogger("kafka_async")
+
+
 def start() -> None:
     """Start the process's one logging thread, unless it runs already."""
     global _thread
+    logger()
     with _lock:
         if _thread is None:
             lib.ka_log_open()
@@ -60,9 +70,11 @@ def exception(text: str) -> None:
         What raised it.
     """
     try:
-        logger.exception(text)
+        logger().exception(text)
     except BaseException:
         with contextlib.suppress(BaseException):
+            import traceback
+
             traceback.print_exc()
 
 
@@ -74,9 +86,10 @@ def _run() -> None:
         while lib.ka_log_next(line) == lib.KA_OK:
             name = ffi.string(line.name).decode(errors="replace")
             text = ffi.string(line.text).decode(errors="replace")
-            logger.log(_LEVELS[min(line.level, 7)], "%s: %s", name, text)
-        if lost := lib.ka_log_lost():
-            logger.warning("%d log lines of librdkafka were lost: the log ring was full", lost)
+            if logger().hasHandlers():
+                logger().log(_LEVELS[min(line.level, 7)], "%s: %s", name, text)
+        if (lost := lib.ka_log_lost()) and logger().hasHandlers():
+            logger().warning("%d log lines of librdkafka were lost: the log ring was full", lost)
         if status == lib.KA_CLOSED:
             return
 

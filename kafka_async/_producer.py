@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -110,6 +111,7 @@ class ProducerCore(Sender, ABC):
         self._limits = Limits(queue_messages, queue_bytes, max_message, on_full, block_timeout)
         self._partitioner = partitioner
         self._purged_before: int | None = None  # closing
+        self._left_open = False  # a transaction, by an abort that failed
         self._counting: dict[int, ffi.CData] = {}  # topics whose partitions are being counted
         self._topics: dict[str, int] = {}
         if topic is not None:
@@ -170,7 +172,7 @@ class ProducerCore(Sender, ABC):
         try:
             await self._ask_partitions(self._topic, OPEN_LIMIT_S, connect=False)
         except errors.KafkaError as error:
-            _log.logger.warning("the partitions of topic %s are not known yet: %s", self._topic, error)
+            _log.logger().warning("the partitions of topic %s are not known yet: %s", self._topic, error)
 
     def _send_record(
         self,
@@ -427,30 +429,37 @@ class ProducerCore(Sender, ABC):
 
     async def _transact(self, what: int, name: str, timeout: float | None) -> None:
         await transact(self._waits, self._native, what, name, check_timeout(timeout), self._transactional_id)
+        self._left_open = False
         if what == lib.KA_ABORT:
             self._failures.tell()
 
     @asynccontextmanager
     async def _transaction(self, timeout: float | None) -> AsyncIterator[None]:
+        if self._left_open:  # by a block before
+            await self._transact(lib.KA_ABORT, "abort_transaction", timeout)
         await self._transact(lib.KA_BEGIN, "begin_transaction", OPEN_LIMIT_S)
         try:
             yield
-        except BaseException:
-            await self._abort_quietly(timeout)
+        except BaseException as error:
+            await self._abort_quietly(error, timeout)
             raise
         try:
             await self._transact(lib.KA_COMMIT, "commit_transaction", timeout)
         except errors.TransactionError as error:
             if error.requires_abort:
-                await self._abort_quietly(timeout)
+                await self._abort_quietly(error, timeout)
             raise
 
-    async def _abort_quietly(self, timeout: float | None) -> None:
-        """Abort because of an error that matters more than one of the abort."""
+    async def _abort_quietly(self, because: BaseException, timeout: float | None) -> None:
+        """Abort because of an error that matters more than one of the abort, which becomes a note of it."""
         try:
             await self._transact(lib.KA_ABORT, "abort_transaction", timeout)
         except errors.KafkaError as error:
-            _log.logger.error("a transaction that failed could not be aborted either: %s", error)
+            self._left_open = not error.fatal
+            text = f"the transaction that this ended could not be aborted: {error}"
+            _log.logger().error("%s", text)
+            if sys.version_info >= (3, 11):
+                because.add_note(text)
 
     async def _stop(self, timeout: float | None) -> None:
         timeout = check_timeout(timeout)
@@ -501,8 +510,8 @@ class ProducerCore(Sender, ABC):
             text = f"stopped within a transaction: its {messages} messages are aborted"
         else:
             text = (
-                f"a transaction of {messages} messages was being ended and did not end in time: whether it was "
-                "committed is not known; the next init_transactions() of this transactional.id finishes it"
+                f"the end of a transaction of {messages} messages failed or was not over in time: whether it was "
+                "committed is not known here; the next init_transactions() of this transactional.id finishes it"
             )
         return errors.TransactionError(text, name="_STATE", code=-172)
 
@@ -553,7 +562,7 @@ class ProducerCore(Sender, ABC):
         except (errors.FlushTimeout, errors.DeliveryError, errors.TransactionError) as trouble:
             if error is None:
                 raise
-            _log.logger.error("the producer stopped because of an exception, and: %s", trouble)
+            _log.logger().error("the producer stopped because of an exception, and: %s", trouble)
             _exit.lose(getattr(trouble, "failed", 0) + getattr(trouble, "outstanding", 0))
 
     def _topic_number(self, topic: str) -> int:

@@ -123,6 +123,8 @@ async def _finish(
     elif cause.name == "_TIMED_OUT" and cause.retriable:
         text = f"the cluster did not answer in time: call {name}() again, which resumes it (_TIMED_OUT)"
         text += reason(lib.ka_producer_trouble, native)
+    elif cause.name == "_STATE" and lib.ka_producer_transaction(native) in (lib.KA_TXN_OPEN, lib.KA_TXN_ENDING):
+        text = f"the last transaction is not over: commit_transaction() or abort_transaction() ends it ({text})"
     elif cause.name in ("GROUP_AUTHORIZATION_FAILED", "TRANSACTIONAL_ID_AUTHORIZATION_FAILED"):
         text = f"{resource}: {text}"
     raised = errors.reworded(errors.TransactionError, cause, f"{name}(): {text}")

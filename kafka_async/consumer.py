@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future
 from types import TracebackType
-from typing import Literal, overload
+from typing import TYPE_CHECKING, Literal, overload
 
 from kafka_async import errors
 from kafka_async._consumer import ConsumerCore, owned_messages
-from kafka_async._requests import Completer
 from kafka_async._short import short_poll
 from kafka_async._wait import BLOCKING, Waits, check_timeout, run
 from kafka_async.batch import MessageBatch
 from kafka_async.message import Message, TopicPartition
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 
 class Consumer(ConsumerCore):
@@ -94,6 +95,8 @@ class Consumer(ConsumerCore):
         return BLOCKING
 
     def _opened(self) -> None:
+        from kafka_async._completer import Completer
+
         self._completer = Completer(self)
         if self._topics is not None:
             self.subscribe(self._topics)
@@ -303,7 +306,8 @@ class Consumer(ConsumerCore):
     def seek(self, partition: TopicPartition, timeout: float | None = 5.0) -> None:
         """Go on reading a partition at another offset.
 
-        At once: what was prefetched of it is discarded. The other partitions are not concerned.
+        At once: what was prefetched of it is discarded. The other partitions are not concerned. One that ran out of time
+        or was cancelled may still be done, later.
 
         Parameters
         ----------

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from kafka_async._batch import SHORTAGE
-from kafka_async._delivery import Delivery, Dispatcher, Outcomes
+from kafka_async._delivery import Dispatcher, Outcomes
 from kafka_async._native import lib
 from kafka_async._producer import OPEN_LIMIT_S, ProducerCore
 from kafka_async._short import short_send
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from typing_extensions import TypedDict, Unpack
 
     from kafka_async._delivery import OnDelivery
+    from kafka_async._future import Delivery
     from kafka_async.consumer import Consumer
     from kafka_async.message import Headers, Payload
 
@@ -107,6 +109,9 @@ class Producer(ProducerCore):
         return Dispatcher(self._native)
 
     def _opened(self) -> None:
+        from kafka_async._future import Delivery
+
+        self._new_delivery = partial(Delivery, self._unread)
         run(self._count_default_topic())
 
     @short_send
@@ -181,7 +186,7 @@ class Producer(ProducerCore):
             A `concurrent.futures.Future` of `RecordMetadata`. Dropped by ``on_full="drop_new"``: it has ended with
             QueueFull.
         """
-        delivery = Delivery(self._unread)
+        delivery = self._new_delivery()
         if blocked := self._send_record(value, key, delivery, **options):
             run(self._unblock(blocked))
         return delivery
@@ -321,7 +326,8 @@ class Producer(ProducerCore):
 
         Their outcome is "purged". Waits up to a second, with the GIL released, for librdkafka to give them
         back; what a thread of its that sits in name resolution gives back later is counted in
-        ``metrics().purged`` alone. In a transaction, it can only be aborted then.
+        ``metrics().purged`` alone. A transaction can only be aborted then; what librdkafka holds of it stays until
+        that.
 
         Parameters
         ----------
@@ -482,6 +488,8 @@ class Producer(ProducerCore):
 
         An exception that comes during the commit itself, from a signal handler or as a retriable TransactionError,
         leaves its outcome open: ``commit_transaction`` resumes it and tells; running the block again would not.
+        Where the abort fails too, the exception that left the block has a note that tells it (from Python 3.11 on), the
+        log as well, and the next block begins by aborting.
 
         Parameters
         ----------

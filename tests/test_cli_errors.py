@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 
 import pytest
-from cli_process import run
+from cli_process import COMMAND, run
 
 from kafka_async.testing import MockCluster
 
@@ -38,6 +39,20 @@ def test_bad_property_is_told_though_no_broker_is_there(command: str) -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_unreachable_broker_is_told_at_once(command: str) -> None:
     check(run(*args(command, "localhost:1")), 1, "no broker can be reached", "localhost:1", "refused")
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_closed_stream_is_nothing_to_fail_of(command: str, stream: str, cluster: MockCluster) -> None:
+    """But for consume, which has to print what it reads."""
+    cluster.create_topic("t")
+    options = {"consume": ["--exit", "--from-beginning"], "demo": ["--messages", "100"]}.get(command, [])
+    closing = f"import os, sys; os.close({1 if stream == 'stdout' else 2}); os.execv(sys.executable, sys.argv[1:])"
+    done = run(*args(command, cluster.bootstrap_servers), *options, command=[sys.executable, "-c", closing, *COMMAND])
+    if (command, stream) == ("consume", "stdout"):
+        check(done, 1, "no standard output")
+    else:
+        assert (done.returncode, b"Traceback" in done.stdout + done.stderr) == (0, False)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

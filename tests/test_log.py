@@ -39,6 +39,20 @@ def test_nothing_goes_to_stderr_without_logging() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_exceptions_of_callbacks_go_to_stderr_without_logging() -> None:
+    done = run_python(
+        """
+        from kafka_async import Producer
+        from kafka_async.testing import MockCluster
+        with MockCluster(topics={"t": 1}) as cluster, Producer(cluster.bootstrap_servers, "t") as producer:
+            producer.send(b"v", on_delivery=lambda report: 1 / 0)
+        """
+    )
+    assert done.returncode == 0
+    assert "a delivery callback raised an exception" in done.stderr
+    assert "ZeroDivisionError" in done.stderr
+
+
 def test_full_ring_loses_lines_and_counts_them() -> None:
     """Without a reader nothing blocks, and the loss is known."""
     done = run_python(

@@ -103,6 +103,31 @@ def test_items_are_copied_before_it_returns(cluster: MockCluster, one: str) -> N
     assert log_values(cluster.bootstrap_servers, one) == [b"before"] * 2
 
 
+@pytest.mark.parametrize("change", [list.clear, lambda items: items.extend(items[:3])])
+def test_list_that_changes_meanwhile_is_sent_as_it_was(
+    cluster: MockCluster, one: str, change: Callable[[list[Any]], None]
+) -> None:
+    """By Python code that runs within the call, or by another thread while that runs."""
+    items: list[Any] = []
+
+    class Changing(dict[str, bytes]):
+        def items(self) -> Any:
+            change(items)
+            return super().items()
+
+    def choose(*_: object) -> int:
+        change(items)
+        return 0
+
+    for partitioner in (choose, None):
+        headers = Changing(name=b"value") if partitioner is None else None
+        items[:] = [Record(b"%d" % number, headers=headers) for number in range(100)]
+        with Producer(cluster.bootstrap_servers, one, partitioner=partitioner) as producer:
+            assert producer.send_many(items) == 100
+    with reader(cluster.bootstrap_servers, one) as consumer:
+        assert [message.value for message in read(consumer, 200)] == [b"%d" % number for number in range(100)] * 2
+
+
 def test_topic_of_the_call_is_taken(cluster: MockCluster, topic: str) -> None:
     cluster.create_topic(topic, 1)
     with Producer(cluster.bootstrap_servers, "another") as producer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 import pytest
@@ -120,5 +121,28 @@ def test_abort_waits_for_messages_that_librdkafka_has(sick: MockCluster, topic: 
             producer.abort_transaction(0.5)
         assert (caught.value.retriable, caught.value.requires_abort) == (True, False)
         producer.abort_transaction(LIMIT_S)
-        assert delivery.result(0).offset == 0
+        assert delivery.result(LIMIT_S).offset == 0
         assert counts(producer.metrics()) == (1, 1, 0, 0, 0)
+
+
+def test_block_whose_abort_fails_too_says_so_and_the_next_one_makes_up_for_it(sick: MockCluster, topic: str) -> None:
+    config = {"retry.backoff.ms": 100, "transactional.id": topic}
+    with Producer(sick.bootstrap_servers, topic, config=config) as producer:
+        producer.init_transactions()
+        sick.fail_next("Produce", ["NOT_ENOUGH_REPLICAS"] * 20)
+        with pytest.raises(ZeroDivisionError) as caught, producer.transaction(timeout=0.3):
+            producer.send(b"aborted")
+            wait_for(lambda: producer.metrics().hops.ring.count == 1)
+            raise ZeroDivisionError
+        if sys.version_info >= (3, 11):
+            (note,) = caught.value.__notes__
+            assert "could not be aborted: abort_transaction(): the cluster did not answer in time" in note
+        with pytest.raises(
+            TransactionError, match=r"not over: commit_transaction\(\) or abort_transaction\(\) ends it"
+        ):
+            producer.begin_transaction()
+        with producer.transaction(timeout=LIMIT_S):
+            producer.send(b"committed")
+        with producer.transaction(timeout=LIMIT_S):
+            producer.send(b"committed, too")
+        assert counts(producer.metrics()) == (3, 3, 0, 0, 0)

@@ -126,6 +126,8 @@ def _guarded(args: argparse.Namespace, screen: Screen) -> int:
 
 def _close_output() -> None:
     """Flush what is printed; the interpreter would complain at its exit if the reader is gone."""
+    if sys.stdout is None:
+        return
     try:
         sys.stdout.flush()
     except BrokenPipeError:

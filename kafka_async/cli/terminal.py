@@ -45,11 +45,12 @@ class Screen:
         style : str
             For rich.
         """
-        text = _encodable(text, sys.stdout)
         if self._console:
-            self._console.print(text, style=style, soft_wrap=True, markup=False, highlight=False, emoji=False)
+            self._console.print(
+                _encodable(text, sys.stdout), style=style, soft_wrap=True, markup=False, highlight=False, emoji=False
+            )
         else:
-            print(text, flush=True)
+            _write(text, sys.stdout)
 
     def note(self, text: str) -> None:
         """Print a line on stderr, unless the command is to be quiet.
@@ -73,7 +74,7 @@ class Screen:
         if self._progress:
             self._progress.hide()
         with contextlib.suppress(OSError):  # nobody listens: that must not keep a message from being sent
-            print(_encodable(text, sys.stderr), file=sys.stderr, flush=True)
+            _write(text, sys.stderr)
 
     @contextlib.contextmanager
     def progress(self, total: int | None, *, live: bool = True) -> Iterator[Progress]:
@@ -159,6 +160,11 @@ def megabytes(count: float) -> str:
 def _three_digits(value: float) -> str:
     decimals = 2 if value < 9.995 else 1 if value < 99.95 else 0
     return f"{value:,.{decimals}f}"
+
+
+def _write(text: str, stream: TextIO | None) -> None:
+    if stream is not None:  # None: the process was started without it
+        print(_encodable(text, stream), file=stream, flush=True)
 
 
 def _encodable(text: str, stream: TextIO) -> str:

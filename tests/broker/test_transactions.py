@@ -397,6 +397,21 @@ def test_purge_requires_an_abort(kafka: KafkaServer, servers: str, narrow: str) 
     assert committed(servers, narrow) == [b"fine"]
 
 
+def test_transactions_after_a_purge_are_whole(servers: str, narrow: str) -> None:
+    for number in range(12):
+        with ready(servers, narrow) as producer:
+            if number % 2:
+                with producer.transaction():
+                    producer.send(b"before")
+            with pytest.raises(TransactionError) as caught, producer.transaction():
+                producer.send_many([b"purged"] * 1000)
+                producer.purge()
+            assert (caught.value.requires_abort, caught.value.fatal) == (True, False)
+            with producer.transaction():
+                producer.send(b"after")
+    assert committed(servers, narrow) == [b"after", b"before", b"after"] * 6
+
+
 def test_stop_within_a_transaction_aborts_it_and_holds_nobody_up(servers: str, narrow: str) -> None:
     producer = ready(servers, narrow)
     producer.begin_transaction()
