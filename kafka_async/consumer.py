@@ -306,8 +306,8 @@ class Consumer(ConsumerCore):
     def seek(self, partition: TopicPartition, timeout: float | None = 5.0) -> None:
         """Go on reading a partition at another offset.
 
-        At once: what was prefetched of it is discarded. The other partitions are not concerned. One that ran out of time
-        or was cancelled may still be done, later.
+        At once: what was prefetched of it is discarded. The other partitions are not concerned. One that ran out of
+        time or was cancelled may still be done, later.
 
         Parameters
         ----------
