@@ -452,6 +452,7 @@ class ProducerCore(Sender, ABC):
 
     async def _abort_quietly(self, because: BaseException, timeout: float | None) -> None:
         """Abort because of an error that matters more than one of the abort, which becomes a note of it."""
+        self._left_open = True  # also when another exception drives us away
         try:
             await self._transact(lib.KA_ABORT, "abort_transaction", timeout)
         except errors.KafkaError as error:

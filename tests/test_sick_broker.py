@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
 
 import pytest
 from support import read, reader, wait_for
 
-from kafka_async import DeliveryError, Producer, ProducerMetrics, TransactionError
+from kafka_async import DeliveryError, Producer, ProducerMetrics, TransactionError, aio
 from kafka_async.testing import MockCluster
 
 SICK = ("KAFKA_STORAGE_ERROR", "NOT_ENOUGH_REPLICAS", "NOT_ENOUGH_REPLICAS_AFTER_APPEND")
@@ -146,3 +147,28 @@ def test_block_whose_abort_fails_too_says_so_and_the_next_one_makes_up_for_it(si
         with producer.transaction(timeout=LIMIT_S):
             producer.send(b"committed, too")
         assert counts(producer.metrics()) == (3, 3, 0, 0, 0)
+
+
+def test_block_that_is_cancelled_within_its_abort_is_made_up_for_by_the_next(sick: MockCluster, topic: str) -> None:
+    async def use(producer: aio.Producer) -> None:
+        async with producer.transaction():
+            producer.send_nowait(b"aborted")
+            await asyncio.sleep(EVER)
+
+    async def main() -> None:
+        config = {"retry.backoff.ms": 100, "transactional.id": topic}
+        async with aio.Producer(sick.bootstrap_servers, topic, config=config) as producer:
+            await producer.init_transactions()
+            sick.fail_next("Produce", ["NOT_ENOUGH_REPLICAS"] * 20)
+            task = asyncio.create_task(use(producer))
+            while producer.metrics().hops.ring.count == 0:
+                await asyncio.sleep(0.01)
+            for _ in range(2):  # within the block, and within its abort, which waits for the message
+                task.cancel()
+                await asyncio.sleep(0.2)
+            assert task.cancelled()
+            async with producer.transaction(timeout=LIMIT_S):
+                producer.send_nowait(b"committed")
+            assert counts(producer.metrics()) == (2, 2, 0, 0, 0)
+
+    asyncio.run(asyncio.wait_for(main(), 2 * LIMIT_S))
