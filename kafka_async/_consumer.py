@@ -611,9 +611,7 @@ class ConsumerCore(Poller, ABC):
             deadline,
         )
         if status == lib.KA_TIMEOUT:
-            _log.logger().warning(
-                "the consumer has not left its group after %s s; it goes on in the background", timeout
-            )
+            _log.note("the consumer has not left its group after %s s; it goes on in the background", timeout)
         _exit.forget(self)
         self._closed = True
 

@@ -27,8 +27,8 @@ _thread: threading.Thread | None = None
 def logger() -> logging.Logger:
     """Tell our logger.
 
-    Where the application has no handler for it, librdkafka's lines are dropped, and our own, an exception of a callback
-    say, go to stderr, as logging does with warnings and errors.
+    Where the application has no handler for it, our errors, an exception of a callback say, go to stderr, as logging
+    does it; librdkafka's lines and our warnings are dropped.
 
     Returns
     -------
@@ -61,6 +61,20 @@ def stop() -> None:
             _thread = None
 
 
+def note(text: str, *arguments: object, level: int = 30) -> None:
+    """Log what an application without logging is left in peace with.
+
+    Parameters
+    ----------
+    text, arguments
+        As logging takes them.
+    level : int, default WARNING
+        Of logging.
+    """
+    if logger().hasHandlers():
+        logger().log(level, text, *arguments)
+
+
 def exception(text: str) -> None:
     """Log the current exception, also past a log handler that raises one itself.
 
@@ -86,10 +100,9 @@ def _run() -> None:
         while lib.ka_log_next(line) == lib.KA_OK:
             name = ffi.string(line.name).decode(errors="replace")
             text = ffi.string(line.text).decode(errors="replace")
-            if logger().hasHandlers():
-                logger().log(_LEVELS[min(line.level, 7)], "%s: %s", name, text)
-        if (lost := lib.ka_log_lost()) and logger().hasHandlers():
-            logger().warning("%d log lines of librdkafka were lost: the log ring was full", lost)
+            note("%s: %s", name, text, level=_LEVELS[min(line.level, 7)])
+        if lost := lib.ka_log_lost():
+            note("%d log lines of librdkafka were lost: the log ring was full", lost)
         if status == lib.KA_CLOSED:
             return
 

@@ -172,7 +172,7 @@ class ProducerCore(Sender, ABC):
         try:
             await self._ask_partitions(self._topic, OPEN_LIMIT_S, connect=False)
         except errors.KafkaError as error:
-            _log.logger().warning("the partitions of topic %s are not known yet: %s", self._topic, error)
+            _log.note("the partitions of topic %s are not known yet: %s", self._topic, error)
 
     def _send_record(
         self,

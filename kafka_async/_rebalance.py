@@ -103,11 +103,9 @@ class Rebalancer:
         if not self.mask():
             return
         if not await self._lock.acquire(deadline.left()):
-            _log.logger().warning(
-                "a rebalance callback that another thread or task runs has not ended: no other is called"
-            )
+            _log.note("a rebalance callback that another thread or task runs has not ended: no other is called")
         elif not await self._waits.shield(self._give_up(consumer), deadline):
-            _log.logger().warning("a rebalance callback had not ended when the time was over: it was cancelled")
+            _log.note("a rebalance callback had not ended when the time was over: it was cancelled")
 
     async def _give_up(self, consumer: ConsumerCore) -> None:
         try:

@@ -40,7 +40,7 @@ def warn_unverified(conf: Config) -> None:
     for name, off, meaning in _SWITCHES:
         if conf.get(name) == off:
             text = f"config: {name!r} is {off}: {meaning}"
-            _log.logger().warning(text)
+            _log.note(text)
             warnings.warn(text, RuntimeWarning, stacklevel=_callers_level())
             return
 
