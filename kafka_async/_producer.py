@@ -563,7 +563,7 @@ class ProducerCore(Sender, ABC):
         except (errors.FlushTimeout, errors.DeliveryError, errors.TransactionError) as trouble:
             if error is None:
                 raise
-            _log.logger().error("the producer stopped because of an exception, and: %s", trouble)
+            _log.note("the producer stopped because of an exception, and: %s", trouble, level=40)
             _exit.lose(getattr(trouble, "failed", 0) + getattr(trouble, "outstanding", 0))
 
     def _topic_number(self, topic: str) -> int:
