@@ -262,6 +262,12 @@ static inline int kai_producer_is_foreign(const ka_producer *p)
     return p->process != atomic_load_explicit(&kai_process, memory_order_relaxed);
 }
 
+/* Also while its end is awaited. */
+static inline int kai_transaction_is_open(int transaction)
+{
+    return transaction == KA_TXN_OPEN || transaction == KA_TXN_ENDING;
+}
+
 static inline uint32_t kai_record_bytes(const record *r)
 {
     return (uint32_t)(kai_part_len(r->value_len) + kai_part_len(r->key_len) + r->headers_len);

@@ -68,17 +68,12 @@ static void purge_all(ka_producer *p)
                               RD_KAFKA_PURGE_F_NON_BLOCKING);
 }
 
-static int is_open(int transaction)
-{
-    return transaction == KA_TXN_OPEN || transaction == KA_TXN_ENDING;
-}
-
 /* A transaction that is open holds up its readers until the broker's timeout, so it is aborted; a commit that
  * has begun is finished. */
 static int ends_transaction(ka_producer *p)
 {
     if (!p->closing_began) {
-        if (!is_open(atomic_load(&p->transaction)))
+        if (!kai_transaction_is_open(atomic_load(&p->transaction)))
             return 0;
         if ((p->closing_began = kai_end_for_close(p)) == 0)
             kai_await_memory(p);

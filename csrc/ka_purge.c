@@ -44,7 +44,7 @@ static int run(call *c, int timeout_ms, ka_error *error)
     /* Of a transaction they stay, to be aborted: librdkafka numbers the next ones past those that it gave back, which the
      * broker refuses, and its abort would not wait for what begins the transaction, see is_settled().
      * Waits until each of librdkafka's threads has given back what it held. */
-    if (c->in_flight || c->reviving || (transaction != KA_TXN_OPEN && transaction != KA_TXN_ENDING))
+    if (c->in_flight || c->reviving || !kai_transaction_is_open(transaction))
         rd_kafka_purge(p->rk,
                        RD_KAFKA_PURGE_F_QUEUE | (c->in_flight ? RD_KAFKA_PURGE_F_INFLIGHT : 0));
     atomic_store(&c->ran, 1); /* release: partner is kai_finish_purge(), which frees the call */

@@ -7,9 +7,11 @@ import sys
 import time
 
 import pytest
+from loops import run, until
 from support import read, reader, wait_for
 
 from kafka_async import DeliveryError, Producer, ProducerMetrics, TransactionError, aio
+from kafka_async._native import lib
 from kafka_async.testing import MockCluster
 
 SICK = ("KAFKA_STORAGE_ERROR", "NOT_ENOUGH_REPLICAS", "NOT_ENOUGH_REPLICAS_AFTER_APPEND")
@@ -161,14 +163,14 @@ def test_block_that_is_cancelled_within_its_abort_is_made_up_for_by_the_next(sic
             await producer.init_transactions()
             sick.fail_next("Produce", ["NOT_ENOUGH_REPLICAS"] * 20)
             task = asyncio.create_task(use(producer))
-            while producer.metrics().hops.ring.count == 0:
-                await asyncio.sleep(0.01)
-            for _ in range(2):  # within the block, and within its abort, which waits for the message
-                task.cancel()
-                await asyncio.sleep(0.2)
+            await until(lambda: producer.metrics().hops.ring.count == 1)
+            task.cancel()
+            await until(lambda: lib.ka_producer_transaction(producer._native) == lib.KA_TXN_ENDING)
+            task.cancel()  # within the abort, which waits for the message
+            await until(task.done)
             assert task.cancelled()
             async with producer.transaction(timeout=LIMIT_S):
                 producer.send_nowait(b"committed")
             assert counts(producer.metrics()) == (2, 2, 0, 0, 0)
 
-    asyncio.run(asyncio.wait_for(main(), 2 * LIMIT_S))
+    run(main())
