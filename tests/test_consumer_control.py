@@ -42,9 +42,21 @@ def one(cluster: MockCluster, topic: str) -> TopicPartition:
     return fill(cluster, topic, 1)[0]
 
 
+class Reader(Consumer):
+    """A consumer that knows how many messages its ring holds."""
+
+    def __init__(
+        self, cluster: MockCluster, prefetch_messages: int = PREFETCHES[-1], *, group_id: str | None = None
+    ) -> None:
+        super().__init__(
+            cluster.bootstrap_servers, group_id=group_id, config=CONFIG, prefetch_messages=prefetch_messages
+        )
+        self.ring = prefetch_messages - prefetch_messages // 2  # librdkafka holds the other half
+
+
 @pytest.fixture(params=PREFETCHES)
-def consumer(cluster: MockCluster, request: pytest.FixtureRequest) -> Iterator[Consumer]:
-    with Consumer(cluster.bootstrap_servers, config=CONFIG, prefetch_messages=request.param) as consumer:
+def consumer(cluster: MockCluster, request: pytest.FixtureRequest) -> Iterator[Reader]:
+    with Reader(cluster, request.param) as consumer:
         yield consumer
 
 
@@ -52,20 +64,12 @@ def at(partition: TopicPartition, offset: Any) -> TopicPartition:
     return partition._replace(offset=offset)
 
 
-def begin(consumer: Consumer, partitions: Iterable[TopicPartition], *, full: bool = True) -> None:
-    """Read from the beginning; full: until the ring holds all that it may."""
+def begin(consumer: Reader, partitions: list[TopicPartition], *, count: int = COUNT, full: bool = True) -> None:
+    """Read from the beginning; full: until the ring holds all that it may of each partition's `count` messages."""
     consumer.assign([at(partition, 0) for partition in partitions])
     if full:
-        before = consumer.metrics()
-        wait_for(lambda: is_full(consumer, before.purged + before.handed_out), what="a full ring")
-
-
-def is_full(consumer: Consumer, ended: int) -> bool:
-    """Whether the worker has stopped to fetch."""
-    metrics = consumer.metrics()
-    here = metrics.received - ended
-    time.sleep(0.01)  # a rate
-    return here > 0 and consumer.metrics().received - ended == here
+        wanted = min(consumer.ring, count * len(partitions))
+        wait_for(lambda: consumer.metrics().prefetched >= wanted, what="a full ring")
 
 
 def next_message(consumer: Consumer, limit: float = 20.0) -> Message:
@@ -92,7 +96,7 @@ def offsets(messages: Iterable[Message], partition: int = 0) -> list[int]:
     [(0, 0), (7, 7), (COUNT - 1, COUNT - 1), ("beginning", 0), (("tail", 5), COUNT - 5), (("tail", COUNT), 0)],
 )
 def test_next_message_comes_from_where_it_was_sought_to(
-    consumer: Consumer, one: TopicPartition, offset: Any, expected: int, full: bool
+    consumer: Reader, one: TopicPartition, offset: Any, expected: int, full: bool
 ) -> None:
     begin(consumer, [one], full=full)
     consumer.seek(at(one, offset))
@@ -101,7 +105,7 @@ def test_next_message_comes_from_where_it_was_sought_to(
     assert offsets(read(consumer, COUNT - expected)) == list(range(expected, COUNT))
 
 
-def test_seek_to_the_end_waits_for_what_is_new(cluster: MockCluster, consumer: Consumer, one: TopicPartition) -> None:
+def test_seek_to_the_end_waits_for_what_is_new(cluster: MockCluster, consumer: Reader, one: TopicPartition) -> None:
     begin(consumer, [one])
     consumer.seek(at(one, "end"))
     assert consumer.poll_message(0.2) is None
@@ -115,7 +119,7 @@ def test_seek_to_the_end_waits_for_what_is_new(cluster: MockCluster, consumer: C
     ("offset", "first"), [("end", COUNT), (("tail", 3), COUNT - 3), (("tail", 2**61), 0), (("timestamp", 2**45), COUNT)]
 )
 def test_place_in_the_log_is_the_one_of_the_call_whatever_is_written_later(
-    cluster: MockCluster, consumer: Consumer, one: TopicPartition, offset: Any, first: int, how: str, pause: bool
+    cluster: MockCluster, consumer: Reader, one: TopicPartition, offset: Any, first: int, how: str, pause: bool
 ) -> None:
     if how == "seek":
         begin(consumer, [one])
@@ -133,7 +137,7 @@ def test_place_in_the_log_is_the_one_of_the_call_whatever_is_written_later(
 
 
 @pytest.mark.parametrize("read_before", [0, 1, 50, COUNT])
-def test_seek_forwards_and_backwards(consumer: Consumer, one: TopicPartition, read_before: int) -> None:
+def test_seek_forwards_and_backwards(consumer: Reader, one: TopicPartition, read_before: int) -> None:
     begin(consumer, [one])
     read(consumer, read_before)
     for offset in (200, 10, 9, 11, 250, 0):
@@ -141,7 +145,7 @@ def test_seek_forwards_and_backwards(consumer: Consumer, one: TopicPartition, re
         assert offsets(read(consumer, 3)) == [offset, offset + 1, offset + 2]
 
 
-def test_seek_in_the_midst_of_what_is_prefetched(consumer: Consumer, one: TopicPartition) -> None:
+def test_seek_in_the_midst_of_what_is_prefetched(consumer: Reader, one: TopicPartition) -> None:
     """Also to where it is, and to the next message but one, which are in the ring."""
     begin(consumer, [one])
     assert next_message(consumer).offset == 0
@@ -150,7 +154,7 @@ def test_seek_in_the_midst_of_what_is_prefetched(consumer: Consumer, one: TopicP
         assert next_message(consumer).offset == offset
 
 
-def test_seek_concerns_one_partition_only(consumer: Consumer, three: list[TopicPartition]) -> None:
+def test_seek_concerns_one_partition_only(consumer: Reader, three: list[TopicPartition]) -> None:
     begin(consumer, three)
     messages = read(consumer, 100)
     consumer.seek(at(three[1], 250))
@@ -161,7 +165,7 @@ def test_seek_concerns_one_partition_only(consumer: Consumer, three: list[TopicP
     assert consumer.poll_message(0.05) is None
 
 
-def test_many_seeks_in_quick_succession(consumer: Consumer, one: TopicPartition) -> None:
+def test_many_seeks_in_quick_succession(consumer: Reader, one: TopicPartition) -> None:
     begin(consumer, [one], full=False)
     for number in range(500):
         consumer.seek(at(one, number * 7 % COUNT))
@@ -171,7 +175,7 @@ def test_many_seeks_in_quick_succession(consumer: Consumer, one: TopicPartition)
         assert next_message(consumer).offset == number * 7 % COUNT
 
 
-def test_seek_before_anything_arrived(consumer: Consumer, three: list[TopicPartition]) -> None:
+def test_seek_before_anything_arrived(consumer: Reader, three: list[TopicPartition]) -> None:
     for start in (299, 0, 150):
         consumer.assign(three)
         for partition in three:
@@ -180,7 +184,7 @@ def test_seek_before_anything_arrived(consumer: Consumer, three: list[TopicParti
         assert first == dict.fromkeys(range(3), start)
 
 
-def test_seek_of_a_paused_partition_counts_when_it_is_resumed(consumer: Consumer, one: TopicPartition) -> None:
+def test_seek_of_a_paused_partition_counts_when_it_is_resumed(consumer: Reader, one: TopicPartition) -> None:
     begin(consumer, [one])
     read(consumer, 10)
     consumer.pause([one])
@@ -192,7 +196,7 @@ def test_seek_of_a_paused_partition_counts_when_it_is_resumed(consumer: Consumer
     assert offsets(read(consumer, COUNT - 100)) == list(range(100, COUNT))
 
 
-def test_pause_right_after_a_seek_keeps_the_place(consumer: Consumer, one: TopicPartition) -> None:
+def test_pause_right_after_a_seek_keeps_the_place(consumer: Reader, one: TopicPartition) -> None:
     begin(consumer, [one])
     read(consumer, 60)
     for start in (10, 200, 11):
@@ -202,7 +206,7 @@ def test_pause_right_after_a_seek_keeps_the_place(consumer: Consumer, one: Topic
         assert offsets(read(consumer, 5)) == list(range(start, start + 5))
 
 
-def test_empty_poll_beside_stale_messages_does_not_hang(consumer: Consumer, three: list[TopicPartition]) -> None:
+def test_empty_poll_beside_stale_messages_does_not_hang(consumer: Reader, three: list[TopicPartition]) -> None:
     """The ring is full of what is stale, so that nothing more came in until a poll has thrown it away."""
     begin(consumer, three)
     for partition in three:
@@ -218,7 +222,7 @@ def test_empty_poll_beside_stale_messages_does_not_hang(consumer: Consumer, thre
     assert consumer.poll_message(0) is None
 
 
-def test_seek_from_another_thread_while_polling(consumer: Consumer, three: list[TopicPartition]) -> None:
+def test_seek_from_another_thread_while_polling(consumer: Reader, three: list[TopicPartition]) -> None:
     """A jump appears once for each seek, after it, and leads to where that went; the others go on."""
     begin(consumer, three, full=False)
     sought: list[int] = []
@@ -257,7 +261,7 @@ def test_seek_from_another_thread_while_polling(consumer: Consumer, three: list[
 # ---------------------------------------------------------------- pause
 
 
-def test_pause_hides_what_is_prefetched_at_once(consumer: Consumer, three: list[TopicPartition]) -> None:
+def test_pause_hides_what_is_prefetched_at_once(consumer: Reader, three: list[TopicPartition]) -> None:
     begin(consumer, three)
     before = read(consumer, 10)
     consumer.pause(three[:2])
@@ -272,10 +276,10 @@ def test_pause_hides_what_is_prefetched_at_once(consumer: Consumer, three: list[
     assert consumer.poll_message(0.05) is None
 
 
-def test_pause_for_longer_than_the_ring_lasts(cluster: MockCluster, consumer: Consumer, topic: str) -> None:
+def test_pause_for_longer_than_the_ring_lasts(cluster: MockCluster, consumer: Reader, topic: str) -> None:
     """The others go on through many times what the ring holds."""
     partitions = fill(cluster, topic, 2, 2000)
-    begin(consumer, partitions)
+    begin(consumer, partitions, count=2000)
     before = read(consumer, 25)
     consumer.pause(partitions[:1])
     later = read(consumer, 2000 - len(offsets(before, 1)))
@@ -286,7 +290,7 @@ def test_pause_for_longer_than_the_ring_lasts(cluster: MockCluster, consumer: Co
         assert offsets(before + later, number) == list(range(2000))
 
 
-def test_pause_before_anything_arrived(consumer: Consumer, three: list[TopicPartition]) -> None:
+def test_pause_before_anything_arrived(consumer: Reader, three: list[TopicPartition]) -> None:
     consumer.assign([at(partition, 100) for partition in three])
     consumer.pause(three)
     assert consumer.poll_message(0.1) is None
@@ -297,7 +301,7 @@ def test_pause_before_anything_arrived(consumer: Consumer, three: list[TopicPart
         assert offsets(messages, number) == list(range(100, COUNT))
 
 
-def test_paused_twice_resumed_once_and_resumed_unpaused(consumer: Consumer, one: TopicPartition) -> None:
+def test_paused_twice_resumed_once_and_resumed_unpaused(consumer: Reader, one: TopicPartition) -> None:
     begin(consumer, [one])
     seen = read(consumer, 5)
     consumer.resume([one])
@@ -313,7 +317,7 @@ def test_paused_twice_resumed_once_and_resumed_unpaused(consumer: Consumer, one:
     assert offsets(seen) == list(range(COUNT))
 
 
-def test_many_pauses_and_resumes(consumer: Consumer, three: list[TopicPartition]) -> None:
+def test_many_pauses_and_resumes(consumer: Reader, three: list[TopicPartition]) -> None:
     begin(consumer, three)
     messages = []
     for number in range(100):
@@ -328,7 +332,7 @@ def test_many_pauses_and_resumes(consumer: Consumer, three: list[TopicPartition]
 
 
 @pytest.mark.parametrize("how", ["assign", "incremental"])
-def test_assigned_anew_is_not_paused_any_more(consumer: Consumer, one: TopicPartition, how: str) -> None:
+def test_assigned_anew_is_not_paused_any_more(consumer: Reader, one: TopicPartition, how: str) -> None:
     begin(consumer, [one])
     read(consumer, 5)
     consumer.pause([one])
@@ -341,7 +345,7 @@ def test_assigned_anew_is_not_paused_any_more(consumer: Consumer, one: TopicPart
     assert offsets(read(consumer, COUNT - 50)) == list(range(50, COUNT))
 
 
-def test_paused_partition_keeps_its_position(consumer: Consumer, one: TopicPartition) -> None:
+def test_paused_partition_keeps_its_position(consumer: Reader, one: TopicPartition) -> None:
     begin(consumer, [one])
     read(consumer, 31)
     consumer.pause([one])
@@ -349,7 +353,7 @@ def test_paused_partition_keeps_its_position(consumer: Consumer, one: TopicParti
 
 
 @pytest.mark.parametrize("number", [10**6, 2**31 - 1])
-def test_any_partition_number_may_be_assigned(consumer: Consumer, three: list[TopicPartition], number: int) -> None:
+def test_any_partition_number_may_be_assigned(consumer: Reader, three: list[TopicPartition], number: int) -> None:
     """Also one that no topic has: memory goes by how many there are, and the others are read."""
     far = TopicPartition(three[0].topic, number, 0)
     consumer.assign([far, at(three[2], COUNT - 3), at(three[0], COUNT - 1)])
@@ -364,7 +368,7 @@ def test_any_partition_number_may_be_assigned(consumer: Consumer, three: list[To
 # ---------------------------------------------------------------- incremental assignment
 
 
-def test_incremental_assignment(consumer: Consumer, three: list[TopicPartition]) -> None:
+def test_incremental_assignment(consumer: Reader, three: list[TopicPartition]) -> None:
     consumer.incremental_assign([at(three[0], 290)])
     assert offsets(read(consumer, 10)) == list(range(290, COUNT))
     consumer.incremental_assign([at(three[1], ("tail", 5)), at(three[2], None)])
@@ -381,7 +385,7 @@ def test_incremental_assignment(consumer: Consumer, three: list[TopicPartition])
     assert consumer.poll_message(0.05) is None
 
 
-def test_incremental_unassign_discards_and_the_others_go_on(consumer: Consumer, three: list[TopicPartition]) -> None:
+def test_incremental_unassign_discards_and_the_others_go_on(consumer: Reader, three: list[TopicPartition]) -> None:
     begin(consumer, three)
     before = read(consumer, 20)
     consumer.incremental_unassign(three[1:2])
@@ -394,7 +398,7 @@ def test_incremental_unassign_discards_and_the_others_go_on(consumer: Consumer, 
 
 
 def test_incremental_errors_name_the_partition_and_change_nothing(
-    consumer: Consumer, three: list[TopicPartition]
+    consumer: Reader, three: list[TopicPartition]
 ) -> None:
     begin(consumer, three[:2])
     seen = read(consumer, 10)
@@ -421,7 +425,7 @@ def test_partition_given_up_before_it_was_begun_takes_nothing_of_others_with_it(
 ) -> None:
     """librdkafka empties the queue of such a partition when it frees it, wherever that is forwarded to."""
     other = TopicPartition(topic + "-unknown", 0)  # at the group's offset, which is asked for first
-    with Consumer(cluster.bootstrap_servers, group_id=topic, config=CONFIG, prefetch_messages=2) as consumer:
+    with Reader(cluster, 2, group_id=topic) as consumer:
         begin(consumer, [one])
         consumer.committed([one], timeout=20.0)  # the coordinator is there
         cluster.set_round_trip(1, 0.3)
@@ -479,7 +483,7 @@ def disturb(consumer: Consumer, number: int, before: Callable[[], object], after
 @pytest.mark.parametrize("number", [1, 2, 7])
 @pytest.mark.parametrize("side", ["before", "after"])
 def test_pause_between_two_steps_of_a_poll(cluster: MockCluster, one: TopicPartition, side: str, number: int) -> None:
-    with Consumer(cluster.bootstrap_servers, config=CONFIG) as consumer:
+    with Reader(cluster) as consumer:
         begin(consumer, [one])
         pause = lambda: consumer.pause([one])  # noqa: E731
         held = disturb(consumer, number, *((pause, nothing) if side == "before" else (nothing, pause)))
@@ -496,7 +500,7 @@ def test_pause_between_two_steps_of_a_poll(cluster: MockCluster, one: TopicParti
 
 @pytest.mark.parametrize("side", ["before", "after"])
 def test_seek_between_two_steps_of_a_poll(cluster: MockCluster, one: TopicPartition, side: str) -> None:
-    with Consumer(cluster.bootstrap_servers, config=CONFIG) as consumer:
+    with Reader(cluster) as consumer:
         begin(consumer, [one])
         seek = lambda: consumer.seek(at(one, 5))  # noqa: E731
         disturb(consumer, 5, *((seek, nothing) if side == "before" else (nothing, seek)))
@@ -510,7 +514,7 @@ def test_change_of_another_partition_between_two_steps_of_a_poll(
     cluster: MockCluster, three: list[TopicPartition], side: str
 ) -> None:
     """Also when the core is asked for positions before the poll has seen that something changed."""
-    with Consumer(cluster.bootstrap_servers, config=CONFIG) as consumer:
+    with Reader(cluster) as consumer:
         begin(consumer, three)
         first = read(consumer, 1)[0].partition
         other = next(partition for partition in three if partition.partition != first)
