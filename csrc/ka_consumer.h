@@ -185,8 +185,10 @@ struct ka_consumer {
     _Atomic int expelled;      /* we left the group since the application did not poll */
     _Atomic int returned;      /* it polls again */
     _Atomic int64_t polled_ns; /* the last poll */
-    _Atomic int64_t received, held_messages, held_bytes;
-    _Atomic int64_t held_failures, held_ends; /* all of them in the ring */
+    /* Messages into the ring and out of it, which the worker and the poller alone raise: kai_held_messages(). */
+    _Atomic int64_t received, received_bytes;
+    _Atomic int64_t released, released_bytes;
+    _Atomic int64_t held_failures, held_ends; /* in the ring */
     kai_ring ring;                            /* worker writes, poller reads */
     kai_wake ready;                           /* for the poller; for close */
     kai_hist arrival; /* the worker adds; to the others the poller, under lock */
@@ -259,6 +261,21 @@ struct ka_consumer {
 static inline int kai_consumer_is_foreign(const ka_consumer *c)
 {
     return c->process != atomic_load_explicit(&kai_process, memory_order_relaxed);
+}
+
+/* What the ring holds. Never negative: what came out of it is read first. */
+static inline int64_t kai_held_messages(const ka_consumer *c)
+{
+    int64_t released = atomic_load(&c->released);
+
+    return atomic_load(&c->received) - released;
+}
+
+static inline int64_t kai_held_bytes(const ka_consumer *c)
+{
+    int64_t released = atomic_load(&c->released_bytes);
+
+    return atomic_load(&c->received_bytes) - released;
 }
 
 static inline int64_t kai_entry_bytes(const entry *e)

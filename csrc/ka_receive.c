@@ -18,8 +18,8 @@ static const int64_t LACKING_NS =
 static int64_t room(const ka_consumer *c)
 {
     int64_t messages =
-        c->options.prefetch_messages - atomic_load(&c->held_messages) - atomic_load(&c->held_ends);
-    int64_t bytes = c->options.prefetch_bytes - atomic_load(&c->held_bytes);
+        c->options.prefetch_messages - kai_held_messages(c) - atomic_load(&c->held_ends);
+    int64_t bytes = c->options.prefetch_bytes - kai_held_bytes(c);
     int64_t fitting = (bytes < BATCH_BYTES ? bytes : BATCH_BYTES) / c->largest;
 
     if (messages <= 0 || bytes <= 0)
@@ -78,8 +78,15 @@ static void lack(ka_consumer *c, partition *p, const rd_kafka_message_t *m, size
 /* The rest of a batch that turned out larger than those before it has no place in the ring, but it is in memory anyway. */
 static int is_beside(const ka_consumer *c, size_t bytes)
 {
-    return bytes > KAI_MAX_INLINE ||
-           (bytes && atomic_load(&c->held_bytes) >= c->options.prefetch_bytes);
+    return bytes > KAI_MAX_INLINE || (bytes && kai_held_bytes(c) >= c->options.prefetch_bytes);
+}
+
+/* Of a counter that this thread alone writes: an atomic addition waits until the message copied before it has left for the
+ * caches, which takes longer than the copy. Whoever meets the entry meets the new value: its commit is a release. */
+static void raise_by(_Atomic int64_t *counter, int64_t number)
+{
+    atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + number,
+                          memory_order_relaxed);
 }
 
 static void push_message(ka_consumer *c, partition *p, const rd_kafka_message_t *m)
@@ -119,9 +126,8 @@ static void push_message(ka_consumer *c, partition *p, const rd_kafka_message_t 
     c->fresh_bytes += (int64_t)bytes;
     if (c->largest < (int64_t)bytes)
         c->largest = (int64_t)bytes;
-    atomic_fetch_add(&c->received, 1);
-    atomic_fetch_add(&c->held_messages, 1);
-    atomic_fetch_add(&c->held_bytes, (int64_t)bytes);
+    raise_by(&c->received, 1);
+    raise_by(&c->received_bytes, (int64_t)bytes);
     kai_ring_commit(e, len);
 }
 

@@ -763,7 +763,7 @@ static int is_fetched(void)
 static int is_ring_empty(void)
 {
     AWAIT(ka_consumer_take(l.c, &(ka_error){0}, &(ka_partition){0}) == 0 &&
-          ka_try_consumer_ready(l.c) == KA_TIMEOUT && atomic_load(&l.c->held_messages) == 0 &&
+          ka_try_consumer_ready(l.c) == KA_TIMEOUT && kai_held_messages(l.c) == 0 &&
           atomic_load(&l.c->held_failures) == 0 && atomic_load(&l.c->held_ends) == 0);
     return 1;
 }

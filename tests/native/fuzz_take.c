@@ -207,8 +207,8 @@ static given *make(fuzz_input *in)
 
 static int has_room(void)
 {
-    return c->held_messages + c->held_ends < c->options.prefetch_messages &&
-           c->held_bytes < c->options.prefetch_bytes;
+    return kai_held_messages(c) + c->held_ends < c->options.prefetch_messages &&
+           kai_held_bytes(c) < c->options.prefetch_bytes;
 }
 
 static void give(fuzz_input *in)
@@ -406,7 +406,7 @@ static void take_all(void)
             word_store(&c->block.handed, n);
     }
     FUZZ_CHECK(!upcoming(&gone));
-    FUZZ_CHECK(c->held_messages == 0 && c->held_bytes == 0 && c->held_ends == 0 &&
+    FUZZ_CHECK(kai_held_messages(c) == 0 && kai_held_bytes(c) == 0 && c->held_ends == 0 &&
                c->held_failures == 0);
     check_counts();
     FUZZ_CHECK(passed == received - handed_out);
