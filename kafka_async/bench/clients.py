@@ -47,11 +47,13 @@ def temporary_topic(servers: str, partitions: int, config: Properties | None = N
 
     admin = AdminClient({"bootstrap.servers": servers, **(config or {})})
     name = f"kafka-async-bench-{uuid.uuid4().hex[:12]}"
-    admin.create_topics([NewTopic(name, partitions, -1)])[name].result(TIMEOUT_S)
+    created = admin.create_topics([NewTopic(name, partitions, -1)])[name]
     try:
+        created.result(TIMEOUT_S)
         yield Broker(servers, name, partitions, config or {})
     finally:
-        admin.delete_topics([name])[name].result(TIMEOUT_S)
+        if not (created.done() and created.exception()):  # also after a signal while it was being made
+            admin.delete_topics([name])[name].result(TIMEOUT_S)
 
 
 # Producers -------------------------------------------------------------------------------------

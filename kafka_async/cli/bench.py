@@ -17,8 +17,8 @@ from kafka_async.cli.signals import Signals
 from kafka_async.cli.terminal import Screen
 
 
-def run(args: argparse.Namespace, screen: Screen, _signals: Signals) -> int:
-    """Measure, and write what came out.
+def run(args: argparse.Namespace, screen: Screen, signals: Signals) -> int:
+    """Measure, and write what came out. A signal ends it at once: the sample is killed, the topics are deleted.
 
     Parameters
     ----------
@@ -26,6 +26,8 @@ def run(args: argparse.Namespace, screen: Screen, _signals: Signals) -> int:
         The command line.
     screen : Screen
         For the tables and what is going on.
+    signals : Signals
+        The first signal ends it.
 
     Returns
     -------
@@ -39,7 +41,8 @@ def run(args: argparse.Namespace, screen: Screen, _signals: Signals) -> int:
     groups = [GROUPS[key] for key in args.only]
     load = Load(args.calls, args.messages, args.seconds)
     bench = Bench(args.bootstrap_servers, args.config, args.partitions, load, args.limit)
-    results = bench.measure(groups, clients, args.rounds, screen.note)
+    with signals.raising:
+        results = bench.measure(groups, clients, args.rounds, screen.note)
     about = report.environment(load, args.rounds, args.partitions)
     screen.out(report.markdown(about, results))
     for key, rows in results.items():

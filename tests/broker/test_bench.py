@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
+from cli_process import COMMAND
+from support import wait_for
 
 from kafka_async.bench.catalog import GROUPS
 from kafka_async.cli import main
@@ -58,6 +64,41 @@ def test_every_row_has_a_value(broker: str, limit: Path, tmp_path: Path, capsys:
     for name in ("call", "flushed-100", "cross-500-hops", "awaited-2000"):
         assert (tmp_path / "out" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     assert topics(broker) <= before
+
+
+@pytest.mark.parametrize("everybody", [False, True])  # Ctrl-C goes to the sample, too
+def test_signal_ends_it_soon_and_leaves_nothing_behind(broker: str, tmp_path: Path, everybody: bool) -> None:
+    before = topics(broker)
+    chosen = ["--only", "cross-500", "--rounds", "9", "--seconds", "2"]
+    command = [*COMMAND, "bench", "--bootstrap-servers", broker, "--output", str(tmp_path / "out"), *chosen]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        try:
+            assert process.stderr is not None
+            for line in process.stderr:
+                if line.startswith("round 1/9"):
+                    break
+            time.sleep(0.5)  # somewhere in a sample
+            (os.killpg if everybody else os.kill)(process.pid, signal.SIGINT)
+            began = time.monotonic()
+            assert process.wait(30) == 128 + signal.SIGINT
+            assert time.monotonic() - began < 10
+            assert "Traceback" not in process.stderr.read()
+            wait_for(lambda: not others(process.pid), what="the end of what it started")
+        finally:
+            process.kill()
+    assert topics(broker) <= before
+    assert not (tmp_path / "out").exists()
+
+
+def others(session: int) -> list[str]:
+    """The processes of a session but for its leader and what is dead."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            state, _, _, of = (folder / "stat").read_text().rpartition(") ")[2].split()[:4]
+            if int(of) == session != int(folder.name) and state != "Z":
+                found.append((folder / "cmdline").read_text())
+    return found
 
 
 def test_clients_are_chosen_and_who_can_not_take_part_is_named(
