@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import pathlib
+import socket
 import sys
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import NOBODY
 
-from kafka_async.bench import hops, report, timing
+from kafka_async.bench import clients, hops, report, rounds, timing
 from kafka_async.bench.catalog import GROUPS, InC, Load
 from kafka_async.bench.rounds import Bench, Result, SampleError
 from kafka_async.cli import main
@@ -106,6 +107,44 @@ def test_row_whose_sample_fails_is_left_out_and_said_why(monkeypatch: pytest.Mon
 def test_broker_that_is_not_there_is_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--bootstrap-servers", NOBODY]) == 1
     assert "no broker can be reached" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--limit", "/nosuch"], "--limit /nosuch: no program that can be run"),
+        (["--limit", "/"], "--limit /: no program that can be run"),
+        (["-X", "nosuch=1"], "nosuch"),
+        (["-X", "acks=zzz"], "acks"),
+        (["--clients", "aiokafka", "--only", "call"], "nothing to measure"),
+    ],
+)
+def test_what_can_not_be_measured_is_refused_at_once(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
+) -> None:
+    assert main(["bench", "--bootstrap-servers", NOBODY, *arguments]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_partitions_that_no_topic_has_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["bench", "--partitions", "100001"])
+    assert "must be 100,000 or less" in capsys.readouterr().err
+
+
+def test_port_that_is_no_brokers_is_told(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    monkeypatch.setattr(clients, "CREATE_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        servers = f"127.0.0.1:{silent.getsockname()[1]}"
+        assert main(["bench", "--bootstrap-servers", servers, "--output", str(tmp_path)]) == 1
+    assert f"no topic can be made on {servers}" in capsys.readouterr().err
+
+
+def test_program_that_prints_no_values_is_left_out_and_said_why() -> None:
+    with pytest.raises(SampleError, match="no values"):
+        rounds._run(["true"], "")
 
 
 def test_without_confluent_kafka_it_says_what_to_install(

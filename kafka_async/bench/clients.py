@@ -18,6 +18,7 @@ from kafka_async import aio
 Properties = Mapping[str, str | int | float | bool]
 
 TIMEOUT_S = 120.0
+CREATE_S = 10.0  # until a broker that can be connected to has made a topic
 
 # Nothing is refused or stalled by a bound in any measurement: they hold all that is sent, or prefetched.
 QUEUE_MESSAGES = 2_000_000
@@ -41,15 +42,28 @@ class Broker:
 
 @contextlib.contextmanager
 def temporary_topic(servers: str, partitions: int, config: Properties | None = None) -> Iterator[Broker]:
-    """Make a topic that nobody else uses, and delete it at the end."""
+    """Make a topic that nobody else uses, and delete it at the end.
+
+    Raises
+    ------
+    OSError
+        It can't be made: confluent-kafka doesn't take a property, or no broker answers within 10 s.
+    """
+    from confluent_kafka import KafkaException
     from confluent_kafka.admin import AdminClient
     from confluent_kafka.cimpl import NewTopic
 
-    admin = AdminClient({"bootstrap.servers": servers, **(config or {})})
     name = f"kafka-async-bench-{uuid.uuid4().hex[:12]}"
-    created = admin.create_topics([NewTopic(name, partitions, -1)])[name]
     try:
-        created.result(TIMEOUT_S)
+        admin = AdminClient({"bootstrap.servers": servers, **(config or {})})
+    except KafkaException as error:
+        raise OSError(f"confluent-kafka makes no client: {error.args[0].str()}") from error
+    created = admin.create_topics([NewTopic(name, partitions, -1)], request_timeout=CREATE_S)[name]
+    try:
+        try:
+            created.result(TIMEOUT_S)
+        except KafkaException as error:
+            raise OSError(f"no topic can be made on {servers}: {error.args[0].str()}") from error
         yield Broker(servers, name, partitions, config or {})
     finally:
         if not (created.done() and created.exception()):  # also after a signal while it was being made

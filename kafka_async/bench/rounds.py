@@ -131,7 +131,10 @@ def _run(command: list[str], order: str) -> Values:
     if done.returncode:
         last = (done.stderr.strip() or done.stdout.strip() or "without a word").splitlines()[-1]
         raise SampleError(f"it ended with {done.returncode}: {last}")
-    values: Values = json.loads(done.stdout)
+    try:
+        values: Values = json.loads(done.stdout)
+    except ValueError:
+        raise SampleError("it printed no values") from None
     return values
 
 

@@ -220,7 +220,7 @@ def _bench_arguments(parser: argparse.ArgumentParser) -> None:
     messages = "of a sample that is not timed call by call (default: 300,000)"
     add("--messages", type=_number(5000), default=300_000, metavar="N", help=messages)
     add("--seconds", type=_number(1), default=5, metavar="S", help="of a sample at a steady rate (default: 5)")
-    add("--partitions", type=_number(1), default=1, metavar="N", help="of the topics (default: 1)")
+    add("--partitions", type=_number(1, 100_000), default=1, metavar="N", help="of the topics (default: 1)")
     add("--limit", type=pathlib.Path, metavar="PROGRAM", help="bench/limit.c, compiled: adds plain C")
     output = "where to write bench.json, bench.md and plots (default: kafka_async-bench)"
     add("--output", type=pathlib.Path, default=pathlib.Path("kafka_async-bench"), metavar="FOLDER", help=output)
@@ -242,10 +242,10 @@ def _topic_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 class _number:  # noqa: N801 - argparse shows its name
-    """A whole number that is not less than a limit; commas and underscores may group its digits."""
+    """A whole number within limits; commas and underscores may group its digits."""
 
-    def __init__(self, least: int) -> None:
-        self.least = least
+    def __init__(self, least: int, most: int | None = None) -> None:
+        self.least, self.most = least, most
 
     def __call__(self, text: str) -> int:
         try:
@@ -254,6 +254,8 @@ class _number:  # noqa: N801 - argparse shows its name
             raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
         if value < self.least:
             raise argparse.ArgumentTypeError(f"{text}: must be {self.least:,} or more")
+        if self.most is not None and value > self.most:
+            raise argparse.ArgumentTypeError(f"{text}: must be {self.most:,} or less")
         return value
 
 

@@ -87,7 +87,7 @@ def test_signal_ends_it_soon_and_leaves_nothing_behind(broker: str, tmp_path: Pa
         finally:
             process.kill()
     assert topics(broker) <= before
-    assert not (tmp_path / "out").exists()
+    assert not list((tmp_path / "out").iterdir())
 
 
 def others(session: int) -> list[str]:
@@ -99,6 +99,16 @@ def others(session: int) -> list[str]:
             if int(of) == session != int(folder.name) and state != "Z":
                 found.append((folder / "cmdline").read_text())
     return found
+
+
+def test_results_are_saved_though_nobody_reads_them(broker: str, tmp_path: Path) -> None:
+    chosen = ["--only", "flushed-100", "--rounds", "1", *SMALL]
+    command = [*COMMAND, "bench", "-q", "--bootstrap-servers", broker, "--output", str(tmp_path / "out"), *chosen]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.wait(120) == 0
+    assert json.loads((tmp_path / "out" / "bench.json").read_text())["results"]["flushed-100"]
 
 
 def test_clients_are_chosen_and_who_can_not_take_part_is_named(
