@@ -77,7 +77,7 @@ def test_signal_ends_it_soon_and_leaves_nothing_behind(broker: str, tmp_path: Pa
             for line in process.stderr:
                 if line.startswith("round 1/9"):
                     break
-            time.sleep(0.5)  # somewhere in a sample
+            wait_for(lambda: any("kafka_async.bench.sample" in other for other in others(process.pid)), what="a sample")
             (os.killpg if everybody else os.kill)(process.pid, signal.SIGINT)
             began = time.monotonic()
             assert process.wait(30) == 128 + signal.SIGINT
