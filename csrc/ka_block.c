@@ -91,10 +91,10 @@ static int64_t release_to(ka_consumer *c, uint64_t pos)
         free(e->external);
     }
     kai_ring_release(&c->ring, pos);
-    atomic_fetch_add(&c->released, held[MESSAGE]);
+    atomic_fetch_add(&c->released, (uint64_t)held[MESSAGE]);
     atomic_fetch_sub(&c->held_failures, held[FAILURE]);
     atomic_fetch_sub(&c->held_ends, held[END]);
-    atomic_fetch_add(&c->released_bytes, bytes);
+    atomic_fetch_add(&c->released_bytes, (uint64_t)bytes);
     return held[MESSAGE];
 }
 

@@ -76,7 +76,7 @@ int ka_consumer_metrics(ka_consumer *c, ka_consumer_stats *stats)
     stats->purged = c->purged;
     kai_block_note(c);
     pthread_mutex_unlock(&c->lock);
-    stats->received = atomic_load(&c->received);
+    stats->received = (int64_t)atomic_load(&c->received);
     stats->prefetched_bytes = kai_held_bytes(c);
     if (atomic_load(&c->state) == CLOSED_DOWN) { /* what was still held will not be handed out */
         stats->purged = stats->received - stats->handed_out;

@@ -186,8 +186,8 @@ struct ka_consumer {
     _Atomic int returned;      /* it polls again */
     _Atomic int64_t polled_ns; /* the last poll */
     /* Messages into the ring and out of it, which the worker and the poller alone raise: kai_held_messages(). */
-    _Atomic int64_t received, received_bytes;
-    _Atomic int64_t released, released_bytes;
+    _Atomic uint64_t received, received_bytes;
+    _Atomic uint64_t released, released_bytes;
     _Atomic int64_t held_failures, held_ends; /* in the ring */
     kai_ring ring;                            /* worker writes, poller reads */
     kai_wake ready;                           /* for the poller; for close */
@@ -266,16 +266,16 @@ static inline int kai_consumer_is_foreign(const ka_consumer *c)
 /* What the ring holds. Never negative: what came out of it is read first. */
 static inline int64_t kai_held_messages(const ka_consumer *c)
 {
-    int64_t released = atomic_load(&c->released);
+    uint64_t released = atomic_load(&c->released);
 
-    return atomic_load(&c->received) - released;
+    return (int64_t)(atomic_load(&c->received) - released);
 }
 
 static inline int64_t kai_held_bytes(const ka_consumer *c)
 {
-    int64_t released = atomic_load(&c->released_bytes);
+    uint64_t released = atomic_load(&c->released_bytes);
 
-    return atomic_load(&c->received_bytes) - released;
+    return (int64_t)(atomic_load(&c->received_bytes) - released);
 }
 
 static inline int64_t kai_entry_bytes(const entry *e)

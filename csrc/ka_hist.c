@@ -38,21 +38,14 @@ void kai_hist_add(kai_hist *hist, int64_t ns)
         continue;
 }
 
-static void raise_by(_Atomic uint64_t *count, uint64_t by)
-{
-    uint64_t now = atomic_load_explicit(count, memory_order_relaxed);
-
-    atomic_store_explicit(count, now + by, memory_order_relaxed);
-}
-
 void kai_hist_note(kai_hist *hist, int64_t ns)
 {
     uint64_t value = ns > 0 ? (uint64_t)ns : 0;
 
-    raise_by(&hist->buckets[bucket_of(value)], 1);
+    kai_raise_by(&hist->buckets[bucket_of(value)], 1);
     if (atomic_load_explicit(&hist->sum_ns, memory_order_relaxed) > UINT64_MAX - value)
-        raise_by(&hist->sum_carries, 1);
-    raise_by(&hist->sum_ns, value);
+        kai_raise_by(&hist->sum_carries, 1);
+    kai_raise_by(&hist->sum_ns, value);
     if (value > atomic_load_explicit(&hist->max_ns, memory_order_relaxed))
         atomic_store_explicit(&hist->max_ns, value, memory_order_relaxed);
 }

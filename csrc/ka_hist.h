@@ -19,6 +19,15 @@ typedef struct {
     _Atomic uint64_t buckets[KAI_HIST_BUCKETS];
 } kai_hist;
 
+/* Of a counter that one thread at a time writes: a locked addition waits until what the thread wrote before has left for the
+ * caches, which takes longer than to copy a message. */
+static inline void kai_raise_by(_Atomic uint64_t *count, uint64_t by)
+{
+    uint64_t now = atomic_load_explicit(count, memory_order_relaxed);
+
+    atomic_store_explicit(count, now + by, memory_order_relaxed);
+}
+
 void kai_hist_add(kai_hist *hist, int64_t ns);
 /* The same where no two threads add at a time: no locked instruction. */
 void kai_hist_note(kai_hist *hist, int64_t ns);

@@ -81,14 +81,6 @@ static int is_beside(const ka_consumer *c, size_t bytes)
     return bytes > KAI_MAX_INLINE || (bytes && kai_held_bytes(c) >= c->options.prefetch_bytes);
 }
 
-/* Of a counter that this thread alone writes: an atomic addition waits until the message copied before it has left for the
- * caches, which takes longer than the copy. Whoever meets the entry meets the new value: its commit is a release. */
-static void raise_by(_Atomic int64_t *counter, int64_t number)
-{
-    atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + number,
-                          memory_order_relaxed);
-}
-
 static void push_message(ka_consumer *c, partition *p, const rd_kafka_message_t *m)
 {
     rd_kafka_headers_t *headers = kai_headers_of(m);
@@ -126,8 +118,9 @@ static void push_message(ka_consumer *c, partition *p, const rd_kafka_message_t 
     c->fresh_bytes += (int64_t)bytes;
     if (c->largest < (int64_t)bytes)
         c->largest = (int64_t)bytes;
-    raise_by(&c->received, 1);
-    raise_by(&c->received_bytes, (int64_t)bytes);
+    /* Whoever meets the entry meets the new values: its commit is a release. */
+    kai_raise_by(&c->received, 1);
+    kai_raise_by(&c->received_bytes, bytes);
     kai_ring_commit(e, len);
 }
 
